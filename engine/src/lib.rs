@@ -1,0 +1,18 @@
+//! An event store you import: a durable, ordered event log in your process.
+mod codec;
+mod error;
+mod event;
+mod log;
+mod log_store;
+mod store;
+mod version;
+
+pub use error::{Corruption, Error, EventIdProblem, Result};
+pub use event::{DataFormat, Event, EventData, EventMetadata, Json, NewEvent, StreamKey, Tag, Timestamp};
+pub use log::storage;
+pub use log_store::{LogStore, OpenOptions, OpenOutcome, OpenReport, rebuild_manifest};
+pub use store::{
+    AppendBatch, BatchSource, Capabilities, Completion, Durability, EventReader, EventStore, Operation, ReadAll, ReadStream, Receipt, StreamAppend,
+    StreamInfo,
+};
+pub use version::{AggregateVersion, ExpectedVersion, Position};

@@ -1,0 +1,3 @@
+//! Bytes, frames, segments: knows positions and batches, not aggregates.
+pub(crate) mod format;
+pub mod storage;

@@ -1,0 +1,473 @@
+//! The [`EventStore`] trait: what every backend does, and the shapes of its requests and answers.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use crate::error::Result;
+use crate::event::{Event, NewEvent, StreamKey};
+use crate::version::{AggregateVersion, ExpectedVersion, Position};
+
+/// A durable, ordered log of events, grouped in streams.
+///
+/// Every method that may wait returns a [`Completion`]: await it, or call [`Completion::wait`] from synchronous code.
+pub trait EventStore: Send + Sync + 'static {
+    /// Stores all events of `batch`, or none of them.
+    ///
+    /// Positions follow the order of the batch without a gap. When the completion succeeds, the events are as durable as
+    /// [`Capabilities::durability`] says and every later read sees them. The same batch (same ids, same order, same
+    /// payloads) appended again stores nothing and returns the first answer.
+    ///
+    /// # Errors
+    /// [`Conflict`](crate::Error::Conflict), [`AggregateType`](crate::Error::AggregateType),
+    /// [`EventIdConflict`](crate::Error::EventIdConflict), [`InvalidName`](crate::Error::InvalidName),
+    /// [`LimitExceeded`](crate::Error::LimitExceeded), [`StorageFull`](crate::Error::StorageFull): nothing was stored.
+    /// [`OutcomeUnknown`](crate::Error::OutcomeUnknown): repeat it with the same ids after opening the store again.
+    fn append(&self, batch: AppendBatch) -> Completion<Vec<Receipt>>;
+
+    /// The events of one stream, in the order of their versions (or against it).
+    fn read(&self, query: ReadStream) -> EventReader;
+
+    /// The events of all streams, in the order of their positions (or against it), up to the head at the time of the call.
+    fn read_all(&self, query: ReadAll) -> EventReader;
+
+    /// What the store knows about a stream without reading its events; `None` if it has none.
+    fn stream(&self, key: StreamKey<'_>) -> Completion<Option<StreamInfo>>;
+
+    /// The position of the last event that reads can see; 0 if there is none.
+    fn head(&self) -> Completion<Position>;
+
+    /// The position up to which nothing can be lost any more, also when the power fails.
+    fn durable_position(&self) -> Completion<Position>;
+
+    /// Completes when everything that was visible at the time of the call is on disk.
+    fn sync(&self) -> Completion<Position>;
+
+    /// Finishes what is under way and releases the store. Closing it again does nothing.
+    fn close(&self) -> Completion<()>;
+
+    /// What this backend does and promises.
+    fn capabilities(&self) -> Capabilities;
+}
+
+/// One atomic append: events for one or several streams, in the order in which they get their positions.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AppendBatch {
+    /// The tenant of all its streams; empty if tenants are not used.
+    pub tenant: String,
+    /// What to append. A stream may stand here more than once; later entries see the versions of earlier ones.
+    pub streams: Vec<StreamAppend>,
+}
+
+/// The events that one append brings to one stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamAppend {
+    /// The aggregate.
+    pub aggregate_id: String,
+    /// Its type: given by its first event, the same ever after.
+    pub aggregate_type: String,
+    /// What the writer believes about the stream.
+    pub expected: ExpectedVersion,
+    /// The events, oldest first. None is allowed: then only the expectation is checked.
+    pub events: Vec<NewEvent>,
+}
+
+impl AppendBatch {
+    /// A batch for one stream.
+    #[must_use]
+    pub fn one(aggregate_id: impl Into<String>, aggregate_type: impl Into<String>, expected: ExpectedVersion, events: Vec<NewEvent>) -> Self {
+        Self::default().and(aggregate_id, aggregate_type, expected, events)
+    }
+
+    /// The same batch with events for one more stream.
+    #[must_use]
+    pub fn and(
+        mut self,
+        aggregate_id: impl Into<String>,
+        aggregate_type: impl Into<String>,
+        expected: ExpectedVersion,
+        events: Vec<NewEvent>,
+    ) -> Self {
+        self.streams.push(StreamAppend { aggregate_id: aggregate_id.into(), aggregate_type: aggregate_type.into(), expected, events });
+        self
+    }
+
+    /// The same batch for the streams of a tenant.
+    #[must_use]
+    pub fn for_tenant(mut self, tenant: impl Into<String>) -> Self {
+        self.tenant = tenant.into();
+        self
+    }
+}
+
+/// What became of one stream's part of an append.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// The aggregate.
+    pub aggregate_id: String,
+    /// The position of the last of these events; where there were none, the head of the log.
+    pub position: Position,
+    /// The stream's version with these events.
+    pub version: AggregateVersion,
+    /// How many events it was.
+    pub events: u32,
+    /// What the acknowledgement means.
+    pub durability: Durability,
+}
+
+/// What an acknowledged append has survived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Durability {
+    /// On disk, directory entry included: survives the end of the process and a power failure. Costs a sync for each group of appends.
+    #[default]
+    Sync,
+    /// Handed to the operating system and synced within the interval: survives the end of the process; a power failure loses at most the interval.
+    Interval(Duration),
+    /// Handed to the operating system: survives the end of the process; a power failure may lose a recent suffix.
+    Os,
+    /// In memory: ends with the process.
+    Memory,
+}
+
+/// Which events of one stream to read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ReadStream {
+    /// The tenant; empty if tenants are not used.
+    pub tenant: String,
+    /// The aggregate.
+    pub aggregate_id: String,
+    /// Only events after this version.
+    pub after: Option<AggregateVersion>,
+    /// Only events before this version.
+    pub before: Option<AggregateVersion>,
+    /// At most so many.
+    pub limit: Option<u64>,
+    /// Newest first.
+    pub backwards: bool,
+}
+
+impl ReadStream {
+    /// All events of an aggregate, oldest first.
+    #[must_use]
+    pub fn of(aggregate_id: impl Into<String>) -> Self {
+        Self { aggregate_id: aggregate_id.into(), ..Self::default() }
+    }
+
+    /// Only events after `version`.
+    #[must_use]
+    pub fn after(mut self, version: AggregateVersion) -> Self {
+        self.after = Some(version);
+        self
+    }
+
+    /// Only events before `version`.
+    #[must_use]
+    pub fn before(mut self, version: AggregateVersion) -> Self {
+        self.before = Some(version);
+        self
+    }
+
+    /// At most `count` events.
+    #[must_use]
+    pub fn limit(mut self, count: u64) -> Self {
+        self.limit = Some(count);
+        self
+    }
+
+    /// Newest first.
+    #[must_use]
+    pub fn backwards(mut self) -> Self {
+        self.backwards = true;
+        self
+    }
+}
+
+/// Which events of the whole store to read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ReadAll {
+    /// Only events after this position.
+    pub after: Option<Position>,
+    /// Only events before this position.
+    pub before: Option<Position>,
+    /// Only events of these types; all if empty.
+    pub event_types: Vec<String>,
+    /// Only events of aggregates of these types; all if empty.
+    pub aggregate_types: Vec<String>,
+    /// At most so many.
+    pub limit: Option<u64>,
+    /// Newest first.
+    pub backwards: bool,
+    /// Also the store's own events, whose types begin with `$`.
+    pub include_system: bool,
+}
+
+impl ReadAll {
+    /// Everything, oldest first.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Only events after `position`.
+    #[must_use]
+    pub fn after(mut self, position: Position) -> Self {
+        self.after = Some(position);
+        self
+    }
+
+    /// Only events before `position`.
+    #[must_use]
+    pub fn before(mut self, position: Position) -> Self {
+        self.before = Some(position);
+        self
+    }
+
+    /// Only events of these types.
+    #[must_use]
+    pub fn event_types<T: Into<String>>(mut self, types: impl IntoIterator<Item = T>) -> Self {
+        self.event_types.extend(types.into_iter().map(Into::into));
+        self
+    }
+
+    /// Only events of aggregates of these types.
+    #[must_use]
+    pub fn aggregate_types<T: Into<String>>(mut self, types: impl IntoIterator<Item = T>) -> Self {
+        self.aggregate_types.extend(types.into_iter().map(Into::into));
+        self
+    }
+
+    /// At most `count` events.
+    #[must_use]
+    pub fn limit(mut self, count: u64) -> Self {
+        self.limit = Some(count);
+        self
+    }
+
+    /// Newest first.
+    #[must_use]
+    pub fn backwards(mut self) -> Self {
+        self.backwards = true;
+        self
+    }
+
+    /// Also the store's own events.
+    #[must_use]
+    pub fn include_system(mut self) -> Self {
+        self.include_system = true;
+        self
+    }
+}
+
+/// What a store knows about a stream without reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamInfo {
+    /// The type of its aggregate.
+    pub aggregate_type: String,
+    /// The version of its last visible event.
+    pub version: AggregateVersion,
+    /// The position of its last visible event.
+    pub last_position: Position,
+}
+
+/// What a backend does and promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// The backend's name: `"embedded"`, `"sqlite"`, `"postgres"`.
+    pub backend: &'static str,
+    /// What an acknowledgement means.
+    pub durability: Durability,
+    /// Whether events outlive the process.
+    pub persistent: bool,
+    /// Whether appends are accepted.
+    pub writable: bool,
+}
+
+impl Capabilities {
+    /// The capabilities of a backend.
+    #[must_use]
+    pub fn new(backend: &'static str, durability: Durability, persistent: bool, writable: bool) -> Self {
+        Self { backend, durability, persistent, writable }
+    }
+}
+
+/// An operation under way: a future that needs no runtime, with a blocking twin.
+///
+/// It is lazy, as futures are: nothing happens before the first poll or wait. Dropping it after that abandons the answer,
+/// not the operation.
+#[must_use = "nothing happens until it is awaited or waited for"]
+pub struct Completion<T>(State<T>);
+
+enum State<T> {
+    Ready(Option<Result<T>>),
+    Running(Box<dyn Operation<T>>),
+}
+
+/// How a backend carries out what a [`Completion`] stands for.
+pub trait Operation<T>: Send {
+    /// Starts or continues it, and wakes the context's task when there is an answer.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<T>>;
+
+    /// Starts or continues it, and blocks until there is an answer or the deadline has passed (`None`).
+    fn wait(&mut self, deadline: Option<Instant>) -> Option<Result<T>>;
+}
+
+impl<T> Completion<T> {
+    /// An answer that is there already.
+    pub fn ready(result: Result<T>) -> Self {
+        Self(State::Ready(Some(result)))
+    }
+
+    /// An operation to be carried out.
+    pub fn running(operation: impl Operation<T> + 'static) -> Self {
+        Self(State::Running(Box::new(operation)))
+    }
+
+    /// Blocks until there is an answer.
+    ///
+    /// # Errors
+    /// Those of the operation.
+    pub fn wait(mut self) -> Result<T> {
+        loop {
+            if let Some(result) = self.wait_until(None) {
+                return result;
+            }
+        }
+    }
+
+    /// Blocks until there is an answer or `deadline` has passed (`None`: it can be waited for again).
+    ///
+    /// # Panics
+    /// If the answer was taken already.
+    pub fn wait_until(&mut self, deadline: Option<Instant>) -> Option<Result<T>> {
+        match &mut self.0 {
+            State::Ready(result) => Some(take(result)),
+            State::Running(operation) => operation.wait(deadline),
+        }
+    }
+}
+
+fn take<T>(result: &mut Option<Result<T>>) -> Result<T> {
+    match result.take() {
+        Some(result) => result,
+        None => panic!("a completion was used again after it had answered"),
+    }
+}
+
+impl<T> Future for Completion<T>
+where
+    T: Unpin,
+{
+    type Output = Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            State::Ready(result) => Poll::Ready(take(result)),
+            State::Running(operation) => operation.poll(context),
+        }
+    }
+}
+
+/// Events under way: an iterator, with awaiting twins. Memory stays bounded however many there are, and no lock is held between two calls.
+///
+/// After an error it ends; an error is never mistaken for the end.
+pub struct EventReader {
+    source: Box<dyn BatchSource>,
+    batch: std::vec::IntoIter<Event>,
+    done: bool,
+}
+
+/// How a backend delivers the events of an [`EventReader`].
+pub trait BatchSource: Send {
+    /// The next events; none at the end.
+    fn poll_batch(&mut self, context: &mut Context<'_>) -> Poll<Result<Vec<Event>>>;
+
+    /// The next events, blocking until they are there; none at the end.
+    ///
+    /// # Errors
+    /// Those of reading: damage, a closed store.
+    fn wait_batch(&mut self) -> Result<Vec<Event>>;
+}
+
+impl EventReader {
+    /// Reads from `source`.
+    #[must_use]
+    pub fn new(source: impl BatchSource + 'static) -> Self {
+        Self { source: Box::new(source), batch: Vec::new().into_iter(), done: false }
+    }
+
+    /// The next batch as it was read from the store, blocking; `None` at the end. What `next` has begun is finished first.
+    ///
+    /// # Errors
+    /// Those of reading: damage, a closed store.
+    pub fn next_batch(&mut self) -> Result<Option<Vec<Event>>> {
+        if self.batch.len() > 0 {
+            return Ok(Some(std::mem::take(&mut self.batch).collect()));
+        }
+        if self.done {
+            return Ok(None);
+        }
+        let read = self.source.wait_batch();
+        self.note(read)
+    }
+
+    /// The awaiting twin of [`EventReader::next_batch`].
+    ///
+    /// # Errors
+    /// Those of reading: damage, a closed store.
+    pub fn poll_batch(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Vec<Event>>>> {
+        if self.batch.len() > 0 {
+            return Poll::Ready(Ok(Some(std::mem::take(&mut self.batch).collect())));
+        }
+        if self.done {
+            return Poll::Ready(Ok(None));
+        }
+        self.source.poll_batch(context).map(|read| self.note(read))
+    }
+
+    /// The awaiting twin of the iterator's `next`.
+    pub async fn next_event(&mut self) -> Option<Result<Event>> {
+        loop {
+            if let Some(event) = self.batch.next() {
+                return Some(Ok(event));
+            }
+            match std::future::poll_fn(|context| self.poll_batch(context)).await {
+                Ok(None) => return None,
+                Ok(Some(batch)) => self.batch = batch.into_iter(),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+
+    fn note(&mut self, read: Result<Vec<Event>>) -> Result<Option<Vec<Event>>> {
+        match read {
+            Ok(batch) if batch.is_empty() => {
+                self.done = true;
+                Ok(None)
+            }
+            Ok(batch) => Ok(Some(batch)),
+            Err(error) => {
+                self.done = true;
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Iterator for EventReader {
+    type Item = Result<Event>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(event) = self.batch.next() {
+                return Some(Ok(event));
+            }
+            match self.next_batch() {
+                Ok(None) => return None,
+                Ok(Some(batch)) => self.batch = batch.into_iter(),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Opens an event store by its connection string.
