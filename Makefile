@@ -1,0 +1,104 @@
+# `make` lists the targets. Needed beforehand: a Rust toolchain, Python 3.11 or newer with venv, make.
+# Everything else is set up here, in .venv and cargo's target folder.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(abspath $(VENV)/bin)
+PYBIND_SOURCES := Cargo.toml Cargo.lock pybind/Cargo.toml pybind/pyproject.toml \
+	$(shell find engine sql-adapters pybind/src -name '*.rs' -o -name Cargo.toml -not -path '*/tests/*')
+
+# What is linted, built and tested as one, so that every dependency is compiled once. The benches bring rivals and build alone.
+WORKSPACE := --workspace --exclude eventuali-benches
+TEST_FEATURES := --features eventuali/testing
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: $(VENV)/.built ## import 262,200 loan events, rebuild every aggregate, check it, print a report
+	@cd pybind && $(BIN)/python -m demo
+
+.PHONY: test
+test: lint test-rust test-python ## every test and lint: Rust, documents, Python, types
+
+.PHONY: lint
+lint: fmt-check clippy deny ruff types ## formats, clippy, ruff, types, stubs
+
+.PHONY: fmt-check clippy deny ruff types test-rust test-python
+fmt-check: | toolchain
+	cargo fmt --all -- --check
+
+clippy: | toolchain
+	cargo clippy --locked $(WORKSPACE) $(TEST_FEATURES) --all-targets -- -D warnings
+
+# The licences, bans, sources and duplicates of deny.toml are also checked by pybind/tests/repository, without this tool.
+deny: | toolchain
+ifneq ($(shell command -v cargo-deny),)
+	cargo deny --offline check licenses bans sources
+else
+	@echo 'cargo-deny is not installed: deny.toml is checked by pybind/tests/repository alone'
+endif
+
+ruff: $(VENV)/.tools
+	cd pybind && $(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(VENV)/.built
+	cd pybind && $(BIN)/mypy
+	cd pybind && $(BIN)/basedpyright
+	cd pybind && $(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml eventuali._eventuali
+
+test-rust: | toolchain
+ifneq ($(shell command -v cargo-nextest),)
+	cargo nextest run --locked $(WORKSPACE) $(TEST_FEATURES)
+else
+	cargo test --locked $(WORKSPACE) $(TEST_FEATURES) --lib --bins --tests
+endif
+	for example in $(basename $(notdir $(wildcard engine/examples/*.rs))); do \
+		echo "example $$example"; cargo run --locked --quiet -p eventuali $(TEST_FEATURES) --example $$example || exit 1; done
+	cargo test --locked $(WORKSPACE) $(TEST_FEATURES) --doc
+
+test-python: $(VENV)/.built
+	cd pybind && $(BIN)/pytest
+
+.PHONY: wheel
+wheel: $(VENV)/.tools ## an abi3 wheel in dist/, installed and tried in a fresh environment without Rust
+	rm -rf dist
+	cd pybind && $(BIN)/maturin build --locked --release --out ../dist
+	$(BIN)/python pybind/tools/check_wheel.py dist/*.whl
+
+.PHONY: bench
+bench: $(VENV)/.built ## the figures, each beside the bare limit of the same run
+	cargo bench --locked -p eventuali-benches
+
+.PHONY: soak
+soak: $(VENV)/.built ## kill -9 and fault tests, many more rounds than in make test
+
+.PHONY: fmt
+fmt: $(VENV)/.tools | toolchain ## write the sources in the house format
+	cargo fmt --all
+	cd pybind && $(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+.PHONY: clean
+clean: ## remove what was built and the demo's store
+	cargo clean
+	rm -rf $(VENV) dist demo-store
+
+.PHONY: toolchain
+toolchain:
+	@cargo --version >/dev/null || { echo 'No Rust toolchain: install one with rustup'; exit 1; }
+	@cargo clippy --version >/dev/null && cargo fmt --version >/dev/null || \
+		{ echo 'The Rust toolchain lacks lints or formats: rustup component add clippy rustfmt'; exit 1; }
+
+$(VENV)/.tools: pybind/pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --group pybind/pyproject.toml:dev
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.tools $(PYBIND_SOURCES)
+	cd pybind && VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --quiet --locked --release
+	@touch $@
