@@ -1,1 +1,5 @@
 //! The Python module.
+
+mod aggregate;
+mod errors;
+mod event;

@@ -1,0 +1,381 @@
+"""Every error of this package. Facts are attributes; each error pickles and copies.
+
+```
+EventualiError
+├── ConflictError                 another writer was first (also named OptimisticConcurrencyError)
+├── AggregateNotFoundError        (LookupError) there are no events under this id
+├── AggregateTypeError            the id belongs to an aggregate of another type
+├── AggregateUsageError           an aggregate was used in a way that cannot work
+│   ├── MissingHandlerError       no method of the aggregate takes this event
+│   ├── ReentrantApplyError       a handler called apply
+│   └── FieldNotSetError          (AttributeError) a field was read before an event set it
+├── EventUsageError               an event was used in a way that cannot work
+│   ├── EnvelopeError             (AttributeError) the event does not have this part of its envelope yet
+│   ├── EventOwnedError           the event already belongs to an aggregate
+│   └── EventDefinitionError      (TypeError) an event class, aggregate class or handler cannot be defined like this
+├── SerializationError            an event cannot be turned into bytes that read back equal
+├── DeserializationError          a stored event cannot be turned into its class
+│   ├── AmbiguousEventError       several classes claim this stored event
+│   └── ReplayError               a handler raised while an aggregate was loaded
+├── EventIdConflictError          the event id is known with other content
+├── LimitExceededError            something is larger than the store accepts
+├── InvalidNameError              (ValueError) an id, type, tenant or tag cannot be used
+├── ConfigurationError            (ValueError) a connection string, path or option cannot be used
+├── UnsupportedError              this store or build cannot do that
+├── StoreClosedError              the store was closed
+├── StoreLockedError              another process writes to the store
+├── ForkedProcessError            the store was opened before this process was forked off
+├── OutcomeUnknownError           the append may be stored or not; repeat it
+├── StorePoisonedError            the writer stopped after a failed write or sync
+├── StorageFullError              there is no room for this append
+├── StorageError                  (OSError) the operating system refused an operation
+├── CorruptionError               what is on disk is damaged
+└── FormatVersionError            the files were written by a release with another format
+```
+"""
+
+import inspect
+from typing import ClassVar
+from uuid import UUID
+
+from typing_extensions import override
+
+__all__ = [
+    "AggregateNotFoundError",
+    "AggregateTypeError",
+    "AggregateUsageError",
+    "AmbiguousEventError",
+    "ConfigurationError",
+    "ConflictError",
+    "CorruptionError",
+    "DeserializationError",
+    "EnvelopeError",
+    "EventDefinitionError",
+    "EventIdConflictError",
+    "EventOwnedError",
+    "EventUsageError",
+    "EventualiError",
+    "FieldNotSetError",
+    "ForkedProcessError",
+    "FormatVersionError",
+    "InvalidNameError",
+    "LimitExceededError",
+    "MissingHandlerError",
+    "OptimisticConcurrencyError",
+    "OutcomeUnknownError",
+    "ReentrantApplyError",
+    "ReplayError",
+    "SerializationError",
+    "StorageError",
+    "StorageFullError",
+    "StoreClosedError",
+    "StoreLockedError",
+    "StorePoisonedError",
+    "UnsupportedError",
+]
+
+
+def _rebuild(cls: type["EventualiError"], message: str, attributes: dict[str, object]) -> "EventualiError":
+    error = cls.__new__(cls)
+    error.args = (message,)
+    error.__dict__.update(attributes)
+    return error
+
+
+class EventualiError(Exception):
+    """Something that this package was asked to do and did not do.
+
+    Every fact that a subclass declares is an attribute, `None` where it is not known.
+
+    Example:
+        >>> error = ConflictError("too late", aggregate_id="order-1", expected_version=3, actual_version=4)
+        >>> error.actual_version, str(error)
+        (4, 'too late')
+    """
+
+    _facts: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._facts = cls._facts | inspect.get_annotations(cls).keys()
+
+    def __init__(self, message: str = "", /, **facts: object) -> None:
+        super().__init__(message)
+        unknown = facts.keys() - self._facts
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no fact named {', '.join(sorted(unknown))}")
+        self.__dict__.update(dict.fromkeys(self._facts) | facts)
+
+    @property
+    def message(self) -> str:
+        """What happened, where, and what to do next."""
+        return str(self.args[0]) if self.args else ""
+
+    @override
+    def __str__(self) -> str:
+        return self.message
+
+    @override
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.message, dict(self.__dict__))
+
+
+class ConflictError(EventualiError):
+    """Another writer was first: the aggregate is not at the expected version.
+
+    Nothing was stored: load it again, decide again, save again.
+    """
+
+    aggregate_id: str
+    """The aggregate whose version differs."""
+
+    expected_version: int | str
+    """The version the writer expected, or `"no stream"`, `"an existing stream"`."""
+
+    actual_version: int
+    """The version it has; 0 without events."""
+
+
+OptimisticConcurrencyError = ConflictError
+"""The other name of `ConflictError`."""
+
+
+class AggregateNotFoundError(EventualiError, LookupError):
+    """The aggregate has no events in this store (up to the version, position or time that was asked for)."""
+
+    aggregate_id: str
+    """The aggregate that was asked for."""
+
+
+class AggregateTypeError(EventualiError):
+    """The id belongs to an aggregate of another type. An id is unique in its tenant, whatever the type."""
+
+    aggregate_id: str
+    """The aggregate whose type differs."""
+
+    stored_type: str
+    """The type its first event was stored with."""
+
+    requested_type: str
+    """The type of this request."""
+
+
+class AggregateUsageError(EventualiError):
+    """An aggregate was used in a way that cannot work."""
+
+    aggregate_id: str | None
+    """The aggregate."""
+
+    aggregate_type: str | None
+    """Its type."""
+
+
+class MissingHandlerError(AggregateUsageError):
+    """No method of the aggregate takes this event. The message names the method to write."""
+
+    event_type: str
+    """The type of the event."""
+
+    method: str
+    """The name of the method to write."""
+
+    position: int | None
+    """Where the event is stored; `None` while it is being applied."""
+
+
+class ReentrantApplyError(AggregateUsageError):
+    """A handler called `apply`. Handlers only record what an event says; command methods apply events."""
+
+
+class FieldNotSetError(AggregateUsageError, AttributeError):
+    """A field without a default was read before an event has set it."""
+
+    field: str
+    """The field."""
+
+
+class EventUsageError(EventualiError):
+    """An event was used in a way that cannot work."""
+
+    event_type: str | None
+    """The type of the event."""
+
+
+class EnvelopeError(EventUsageError, AttributeError):
+    """The event does not have this part of its envelope yet: it was not applied, or not stored."""
+
+    attribute: str
+    """The part that was asked for, such as `position`."""
+
+
+class EventOwnedError(EventUsageError):
+    """The event already belongs to an aggregate. `event.model_copy()` gives a new event with the same payload."""
+
+    aggregate_id: str
+    """The aggregate it belongs to."""
+
+
+class EventDefinitionError(EventUsageError, TypeError):
+    """A class of events, an aggregate class or a handler cannot be defined like this."""
+
+    field: str | None
+    """The field or method that is in the way, if one is."""
+
+
+class SerializationError(EventualiError):
+    """An event cannot be turned into bytes that read back equal. Nothing was applied or stored."""
+
+    event_type: str | None
+    """The type of the event."""
+
+    field: str | None
+    """The field in question, if one could be found."""
+
+
+class DeserializationError(EventualiError):
+    """A stored event cannot be turned back into its class."""
+
+    position: int | None
+    """Where it is stored."""
+
+    event_type: str | None
+    """Its type."""
+
+
+class AmbiguousEventError(DeserializationError):
+    """Several classes claim this stored event; the message names them and the cure."""
+
+    classes: tuple[str, ...]
+    """The classes, by module and name."""
+
+
+class ReplayError(DeserializationError):
+    """A handler raised while an aggregate was loaded; its exception is the `__cause__`."""
+
+    aggregate_id: str
+    """The aggregate that was being loaded."""
+
+
+class EventIdConflictError(EventualiError):
+    """The event id is in the store with other content, or stands twice in one append."""
+
+    event_id: UUID
+    """The id in question."""
+
+
+class LimitExceededError(EventualiError):
+    """Something is larger than the store accepts. Nothing was stored."""
+
+    what: str
+    """What is too large, with its unit."""
+
+    actual: int
+    """How large it is."""
+
+    limit: int
+    """How large it may be."""
+
+
+class InvalidNameError(EventualiError, ValueError):
+    """An id, type, tenant or tag cannot be used."""
+
+    what: str
+    """Which name."""
+
+    value: str
+    """The name, cut to its first 64 characters."""
+
+
+class ConfigurationError(EventualiError, ValueError):
+    """A connection string, path or option cannot be used. Nothing was created."""
+
+
+class UnsupportedError(EventualiError):
+    """This store or build cannot do what was asked."""
+
+
+class StoreClosedError(EventualiError):
+    """The store was closed; open it again."""
+
+
+class StoreLockedError(EventualiError):
+    """Another process writes to this store."""
+
+    path: str
+    """The directory of the store."""
+
+    pid: int | None
+    """The process that holds the lock, as it wrote it down."""
+
+    holder: str
+    """The holder in words: host and start time."""
+
+
+class ForkedProcessError(EventualiError):
+    """The store was opened before this process was forked off. Open it again in the child."""
+
+
+class OutcomeUnknownError(EventualiError):
+    """A write or sync failed meanwhile: the append may be stored or not. Open the store again and repeat it."""
+
+    cause: str
+    """What failed."""
+
+
+class StorePoisonedError(EventualiError):
+    """An earlier write or sync failed and the writer stopped. Nothing of this request was stored; reads go on."""
+
+    cause: str
+    """The first failure."""
+
+
+class StorageFullError(EventualiError):
+    """There is no room for this append. Nothing of it was stored; free space and retry."""
+
+    path: str
+    """The directory of the store."""
+
+    needed_bytes: int
+    """How much was asked for."""
+
+
+class StorageError(EventualiError, OSError):
+    """The operating system refused an operation."""
+
+    path: str
+    """On which file or directory."""
+
+    operation: str
+    """What was tried, as a verb."""
+
+
+class CorruptionError(EventualiError):
+    """What is on disk is damaged. Nothing was changed; the message names the ways out."""
+
+    path: str
+    """The damaged file."""
+
+    segment: int
+    """The segment's number; 0 where the damage is not in a segment."""
+
+    offset: int
+    """Where in the file the damage begins, in bytes."""
+
+    last_good_position: int
+    """The last event before the damage."""
+
+    next_good_position: int | None
+    """The first whole event after the damage."""
+
+
+class FormatVersionError(EventualiError):
+    """The files were written by a release with another format."""
+
+    path: str
+    """The file that was read."""
+
+    found: int
+    """The version it was written with."""
+
+    supported: int
+    """The newest version that this release knows."""
