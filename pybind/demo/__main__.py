@@ -33,7 +33,7 @@ async def run(data: Path, directory: Path) -> None:
     print("\n  in this run, on this machine")
     if written:
         print(_speed(f"write, {EVENTS_PER_APPEND:,} events an append", written, importing, mode))
-    print(_speed("replay in order", len(rows), replaying, mode))
+    print(_speed("replay in order, as typed events", len(rows), replaying, mode))
     print(_speed("rebuild application by application", len(rows), rebuilding, mode))
     print(_size(directory, len(rows)))
 
@@ -48,7 +48,7 @@ async def _import(store: EventStore, rows: list[Row]) -> tuple[int, Progress]:
 
 
 async def _replay(store: EventStore, rows: list[Row], report: Report) -> Progress:
-    progress = Progress("replay, each event against its line", len(rows))
+    progress = Progress("replay, each against its line", len(rows))
     async for event in replay(store, rows):
         report.add_event(event)
         progress.show(report.events)
@@ -68,12 +68,12 @@ async def _rebuild(store: EventStore, rows: list[Row], report: Report) -> Progre
 
 
 def _speed(what: str, events: int, progress: Progress, mode: str) -> str:
-    return f"  {what:<36} {events / progress.seconds:>11,.0f} events/s  durability: {mode}"
+    return f"  {what:<38} {events / progress.seconds:>11,.0f} events/s  durability: {mode}"
 
 
 def _size(directory: Path, events: int) -> str:
     size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
-    return f"  {'size on disk':<36} {size / 2**20:>11.1f} MiB       {size / events:.0f} bytes an event"
+    return f"  {'size on disk':<38} {size / 2**20:>11.1f} MiB       {size / events:.0f} bytes an event"
 
 
 def _shown(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Installs a wheel in a fresh environment and uses it without a Rust toolchain in reach: `check_wheel.py dist/*.whl`."""
+"""Installs a wheel in a fresh environment and uses it with no Rust toolchain in reach: `check_wheel.py WHEEL`."""
 
 import os
 import shutil

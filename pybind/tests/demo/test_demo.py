@@ -137,8 +137,13 @@ async def test_a_store_of_other_data_is_refused(memory: EventStore) -> None:
 
 
 def test_a_store_that_is_in_use_is_refused_with_the_process_that_uses_it(tmp_path: Path) -> None:
-    holder = f"import eventuali.sync as s; store = s.EventStore.create({str(tmp_path / 'store')!r}); print(flush=True); input()"
-    with subprocess.Popen([sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    store = str(tmp_path / "store")
+    holder = (
+        "import sys; from eventuali.sync import EventStore; EventStore.create(sys.argv[1]); print(flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, store], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         process.stdout.readline()
         refused = run_demo(tmp_path / "store")
