@@ -5,6 +5,8 @@ mod event;
 mod log;
 mod log_store;
 mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod version;
 
 pub use error::{Corruption, Error, EventIdProblem, Result};

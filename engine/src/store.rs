@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -469,5 +470,44 @@ impl Iterator for EventReader {
                 Err(error) => return Some(Err(error)),
             }
         }
+    }
+}
+
+/// A shared store is a store: what takes `&dyn EventStore` takes `&Arc<dyn EventStore>` too.
+impl<S: EventStore + ?Sized> EventStore for Arc<S> {
+    fn append(&self, batch: AppendBatch) -> Completion<Vec<Receipt>> {
+        (**self).append(batch)
+    }
+
+    fn read(&self, query: ReadStream) -> EventReader {
+        (**self).read(query)
+    }
+
+    fn read_all(&self, query: ReadAll) -> EventReader {
+        (**self).read_all(query)
+    }
+
+    fn stream(&self, key: StreamKey<'_>) -> Completion<Option<StreamInfo>> {
+        (**self).stream(key)
+    }
+
+    fn head(&self) -> Completion<Position> {
+        (**self).head()
+    }
+
+    fn durable_position(&self) -> Completion<Position> {
+        (**self).durable_position()
+    }
+
+    fn sync(&self) -> Completion<Position> {
+        (**self).sync()
+    }
+
+    fn close(&self) -> Completion<()> {
+        (**self).close()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        (**self).capabilities()
     }
 }

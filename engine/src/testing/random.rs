@@ -1,0 +1,210 @@
+//! Random operations, each answered as the naive model answers it.
+
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use uuid::Uuid;
+
+use super::arrange::{Subject, event};
+use super::{Backend, Model};
+use crate::error::{Error, Result};
+use crate::event::{Event, NewEvent, StreamKey, Tag, Timestamp};
+use crate::store::{AppendBatch, ReadAll, ReadStream, Receipt, StreamAppend};
+use crate::version::{AggregateVersion, ExpectedVersion, Position};
+
+/// One operation; everything that depends on what came before is an index into it.
+#[derive(Debug, Clone)]
+enum Step {
+    Append(AppendBatch, Vec<IdPlan>),
+    Repeat(Index),
+    Read(ReadStream),
+    ReadAll(ReadAll),
+    Describe(&'static str, &'static str),
+    Reopen,
+}
+
+/// Where an event's id comes from.
+#[derive(Debug, Clone)]
+enum IdPlan {
+    TimeOrdered,
+    Random(u128),
+    Known(Index),
+}
+
+const TENANTS: [&str; 2] = ["", "acme"];
+const AGGREGATES: [&str; 4] = ["a", "b", "../c", "🦀"];
+const EVENT_TYPES: [&str; 3] = ["Opened", "Changed", "Closed"];
+const AGGREGATE_TYPES: [&str; 2] = ["Account", "Basket"];
+
+fn expected_version() -> impl Strategy<Value = ExpectedVersion> {
+    prop_oneof![
+        4 => Just(ExpectedVersion::Any),
+        1 => Just(ExpectedVersion::NoStream),
+        1 => Just(ExpectedVersion::Exists),
+        3 => (0..6_u64).prop_map(|version| ExpectedVersion::Exact(AggregateVersion(version))),
+    ]
+}
+
+fn new_event() -> impl Strategy<Value = NewEvent> {
+    let timestamp = proptest::option::weighted(0.3, any::<i64>().prop_map(Timestamp));
+    let tags = proptest::collection::vec(select(&EVENT_TYPES[..]).prop_map(|tag| Tag(tag.to_owned())), 0..3);
+    (select(&EVENT_TYPES[..]), timestamp, tags).prop_map(|(event_type, timestamp, tags)| NewEvent { tags, timestamp, ..event(event_type) })
+}
+
+fn stream_append() -> impl Strategy<Value = StreamAppend> {
+    // An aggregate mostly keeps its type; now and then somebody is mistaken.
+    let aggregate = (0..AGGREGATES.len(), proptest::bool::weighted(0.05));
+    (aggregate, expected_version(), proptest::collection::vec(new_event(), 0..4)).prop_map(|((at, mistaken), expected, events)| StreamAppend {
+        aggregate_id: AGGREGATES[at].to_owned(),
+        aggregate_type: AGGREGATE_TYPES[(at + usize::from(mistaken)) % 2].to_owned(),
+        expected,
+        events,
+    })
+}
+
+fn append() -> impl Strategy<Value = Step> {
+    let id = prop_oneof![12 => Just(IdPlan::TimeOrdered), 6 => any::<u128>().prop_map(IdPlan::Random), 1 => any::<Index>().prop_map(IdPlan::Known)];
+    let batch = (select(&TENANTS[..]), proptest::collection::vec(stream_append(), 1..4))
+        .prop_map(|(tenant, streams)| AppendBatch { tenant: tenant.to_owned(), streams });
+    (batch, proptest::collection::vec(id, 12)).prop_map(|(batch, ids)| Step::Append(batch, ids))
+}
+
+fn bound() -> impl Strategy<Value = Option<u64>> {
+    prop_oneof![3 => Just(None), 4 => (0..12_u64).prop_map(Some), 2 => (0..80_u64).prop_map(Some), 1 => Just(Some(u64::MAX))]
+}
+
+fn read() -> impl Strategy<Value = Step> {
+    (select(&TENANTS[..]), select(&AGGREGATES[..]), bound(), bound(), bound(), any::<bool>()).prop_map(
+        |(tenant, aggregate_id, after, before, limit, backwards)| {
+            Step::Read(ReadStream {
+                tenant: tenant.to_owned(),
+                aggregate_id: aggregate_id.to_owned(),
+                after: after.map(AggregateVersion),
+                before: before.map(AggregateVersion),
+                limit,
+                backwards,
+            })
+        },
+    )
+}
+
+fn names(among: &'static [&'static str]) -> impl Strategy<Value = Vec<String>> {
+    let name = prop_oneof![9 => select(among), 1 => Just("Unknown")].prop_map(str::to_owned);
+    prop_oneof![1 => Just(Vec::new()), 1 => proptest::collection::vec(name, 0..3)]
+}
+
+fn read_all() -> impl Strategy<Value = Step> {
+    (bound(), bound(), bound(), any::<bool>(), names(&EVENT_TYPES), names(&AGGREGATE_TYPES)).prop_map(
+        |(after, before, limit, backwards, event_types, aggregate_types)| {
+            let (after, before) = (after.map(Position), before.map(Position));
+            Step::ReadAll(ReadAll { after, before, event_types, aggregate_types, limit, backwards, include_system: false })
+        },
+    )
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => append(),
+        1 => any::<Index>().prop_map(Step::Repeat),
+        3 => read(),
+        3 => read_all(),
+        1 => (select(&TENANTS[..]), select(&AGGREGATES[..])).prop_map(|(tenant, aggregate_id)| Step::Describe(tenant, aggregate_id)),
+        1 => Just(Step::Reopen),
+    ];
+    proptest::collection::vec(step, 1..40)
+}
+
+/// What can be compared of a stored event: everything, but the time only where it was given.
+fn known(event: &Event, given: &[Uuid]) -> impl PartialEq + std::fmt::Debug + use<> {
+    let names = [event.tenant(), event.aggregate_id(), event.aggregate_type(), event.event_type()].map(str::to_owned);
+    let timestamp = given.contains(&event.id()).then(|| event.timestamp());
+    let place = (event.position(), event.version(), event.id(), timestamp);
+    (place, names, event.payload().to_vec(), event.tags().expect("the tags are readable"))
+}
+
+/// What can be compared of an answer to an append: which id a conflict of ids names is up to the store.
+fn verdict(result: &Result<Vec<Receipt>>) -> Result<Vec<(String, Position, AggregateVersion, u32)>, String> {
+    match result {
+        Ok(receipts) => Ok(receipts.iter().map(|one| (one.aggregate_id.clone(), one.position, one.version, one.events)).collect()),
+        Err(Error::EventIdConflict { .. }) => Err("a conflict of event ids".to_owned()),
+        Err(error) => Err(format!("{error:?}")),
+    }
+}
+
+/// The store, the model, and what was appended so far.
+struct Comparison {
+    subject: Subject,
+    model: Model,
+    stored: Vec<AppendBatch>,
+    ids: Vec<Uuid>,
+    /// The ids of events whose time was given.
+    given: Vec<Uuid>,
+}
+
+impl Comparison {
+    fn append(&mut self, batch: &AppendBatch) -> Result<(), TestCaseError> {
+        let expected = self.model.append(batch);
+        prop_assert_eq!(verdict(&self.subject.try_append(batch)), verdict(&expected));
+        if expected.is_ok() {
+            let events = batch.streams.iter().flat_map(|stream| &stream.events);
+            self.given.extend(events.filter(|event| event.timestamp.is_some()).map(|event| event.id));
+            self.stored.push(batch.clone());
+        }
+        Ok(())
+    }
+
+    fn give_ids(&mut self, mut batch: AppendBatch, ids: &[IdPlan]) -> AppendBatch {
+        for (event, plan) in batch.streams.iter_mut().flat_map(|stream| &mut stream.events).zip(ids) {
+            event.id = match plan {
+                IdPlan::Known(index) if !self.ids.is_empty() => *index.get(&self.ids),
+                IdPlan::Random(id) => Uuid::from_u128(*id),
+                IdPlan::TimeOrdered | IdPlan::Known(_) => Uuid::now_v7(),
+            };
+            self.ids.push(event.id);
+        }
+        batch
+    }
+
+    fn compare_events(&self, read: &[Event], expected: &[Event]) -> Result<(), TestCaseError> {
+        let known = |events: &[Event]| events.iter().map(|event| known(event, &self.given)).collect::<Vec<_>>();
+        prop_assert_eq!(known(read), known(expected));
+        Ok(())
+    }
+
+    fn take(&mut self, step: Step) -> Result<(), TestCaseError> {
+        match step {
+            Step::Append(batch, ids) => {
+                let batch = self.give_ids(batch, &ids);
+                self.append(&batch)?;
+            }
+            Step::Repeat(index) if !self.stored.is_empty() => {
+                let batch = index.get(&self.stored).clone();
+                self.append(&batch)?;
+            }
+            Step::Read(query) => self.compare_events(&self.subject.read(query.clone()), &self.model.read(&query))?,
+            Step::ReadAll(query) => self.compare_events(&self.subject.read_all(query.clone()), &self.model.read_all(&query))?,
+            Step::Describe(tenant, aggregate_id) => {
+                let key = StreamKey { tenant, aggregate_id };
+                prop_assert_eq!(self.subject.info(key), self.model.stream(&key));
+            }
+            Step::Reopen if self.subject.is_persistent() => self.subject.reopen(),
+            Step::Repeat(_) | Step::Reopen => {}
+        }
+        prop_assert_eq!(self.subject.head(), self.model.head().0);
+        Ok(())
+    }
+}
+
+pub(super) fn random_operations_agree_with_the_model(backend: &dyn Backend) {
+    let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::default() });
+    let run = |steps: Vec<Step>| {
+        let subject = Subject::new(backend);
+        let mut comparison = Comparison { subject, model: Model::default(), stored: Vec::new(), ids: Vec::new(), given: Vec::new() };
+        steps.into_iter().try_for_each(|step| comparison.take(step))?;
+        comparison.take(Step::ReadAll(ReadAll::new()))?;
+        comparison.subject.store.close().wait().map_err(|error| TestCaseError::fail(error.to_string()))
+    };
+    if let Err(failure) = runner.run(&steps(), run) {
+        panic!("the store and the model differ: {failure}");
+    }
+}
