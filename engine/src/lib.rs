@@ -18,3 +18,8 @@ pub use store::{
     StreamInfo,
 };
 pub use version::{AggregateVersion, ExpectedVersion, Position};
+
+/// Runs the front page's Rust example with the doctests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct FrontPage;
