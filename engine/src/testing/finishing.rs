@@ -119,10 +119,10 @@ pub(super) fn a_closed_store_refuses_everything(backend: &dyn Backend) {
     let subject = Subject::new(backend);
     let batch = subject.grow("a", 1);
     subject.store.close().wait().expect("the store closes");
-    assert!(is_closed(subject.try_append(&one("a", event("Happened")))), "append");
+    assert!(is_closed(&subject.try_append(&one("a", event("Happened")))), "append");
     assert!(is_closed(&subject.try_append(&batch)), "a repeated append");
     assert!(is_closed(&subject.store.head().wait()), "head");
-    assert!(is_closed(subject.store.stream("a".into()).wait()), "stream");
+    assert!(is_closed(&subject.store.stream("a".into()).wait()), "stream");
     assert!(is_closed(&subject.store.sync().wait()), "sync");
     assert!(is_closed(&subject.store.durable_position().wait()), "durable_position");
     let mut readers = [subject.store.read(ReadStream::of("a")), subject.store.read_all(ReadAll::new())];
