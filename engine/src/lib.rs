@@ -2,6 +2,7 @@
 mod codec;
 mod error;
 mod event;
+mod index;
 mod log;
 mod log_store;
 mod store;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::{Event, NewEvent, StreamKey};
 use crate::version::{AggregateVersion, ExpectedVersion, Position};
 
@@ -391,11 +391,29 @@ pub trait BatchSource: Send {
     fn wait_batch(&mut self) -> Result<Vec<Event>>;
 }
 
+struct Failed(Option<Error>);
+
+impl BatchSource for Failed {
+    fn poll_batch(&mut self, _context: &mut Context<'_>) -> Poll<Result<Vec<Event>>> {
+        Poll::Ready(self.wait_batch())
+    }
+
+    fn wait_batch(&mut self) -> Result<Vec<Event>> {
+        self.0.take().map_or(Ok(Vec::new()), Err)
+    }
+}
+
 impl EventReader {
     /// Reads from `source`.
     #[must_use]
     pub fn new(source: impl BatchSource + 'static) -> Self {
         Self { source: Box::new(source), batch: Vec::new().into_iter(), done: false }
+    }
+
+    /// Nothing but an error, for a store that cannot be read at all.
+    #[must_use]
+    pub fn failed(error: Error) -> Self {
+        Self::new(Failed(Some(error)))
     }
 
     /// The next batch as it was read from the store, blocking; `None` at the end. What `next` has begun is finished first.

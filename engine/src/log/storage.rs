@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use crate::error::Result;
 
-pub(crate) mod memory;
+mod memory;
 pub(crate) mod os;
+
+pub use memory::MemoryStorage;
 
 /// The directory of one store.
 ///

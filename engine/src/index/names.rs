@@ -1,0 +1,48 @@
+//! Byte strings and the numbers they are given in the order in which they come.
+
+use std::hash::BuildHasher;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+
+/// A set of names, numbered from 0.
+#[derive(Default)]
+pub(super) struct Names {
+    hasher: RandomState,
+    table: HashTable<u32>,
+    names: Vec<Box<[u8]>>,
+}
+
+impl Names {
+    pub(super) fn count(&self) -> usize {
+        self.names.len()
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.table.allocation_size() + self.names.capacity() * size_of::<Box<[u8]>>() + self.names.iter().map(|name| name.len()).sum::<usize>()
+    }
+
+    pub(super) fn get(&self, number: u32) -> &[u8] {
+        &self.names[number as usize]
+    }
+
+    pub(super) fn get_str(&self, number: u32) -> &str {
+        // Only UTF-8 names are given numbers where text is asked for.
+        std::str::from_utf8(self.get(number)).unwrap_or_default()
+    }
+
+    pub(super) fn find(&self, name: &[u8]) -> Option<u32> {
+        self.table.find(self.hasher.hash_one(name), |number| *self.names[*number as usize] == *name).copied()
+    }
+
+    /// The number of a name, which it is given now if it has none.
+    pub(super) fn number(&mut self, name: &[u8]) -> u32 {
+        if let Some(number) = self.find(name) {
+            return number;
+        }
+        let number = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
+        self.names.push(name.into());
+        self.table.insert_unique(self.hasher.hash_one(name), number, |number| self.hasher.hash_one(&*self.names[*number as usize]));
+        number
+    }
+}

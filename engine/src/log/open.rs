@@ -1,0 +1,611 @@
+//! Opening a log: lock, manifest, segments, verdict, and what the verdict asks for.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use uuid::Uuid;
+
+use super::format::SegmentHeader;
+use super::manifest::{MANIFEST, MANIFEST_TMP, Manifest, ManifestProblem, ManifestSegment};
+use super::recovery::{Chain, Evidence, Frame, Verdict, judge};
+use super::segment::{AttachProblem, FIRST_FRAME, Rest, Scan, Segment, file_name, parse_name};
+use super::storage::{Access, Lock, Space, Storage, StorageFile};
+use super::watermark::{Mark, WATERMARK, Watermark};
+use crate::error::{Corruption, Error, Result};
+use crate::version::Position;
+
+/// Where bytes go that are cut off.
+const QUARANTINE: &str = "quarantine";
+/// How much of a torn tail is kept.
+const QUARANTINE_BYTES_MAX: u64 = 16 << 20;
+/// How much is copied at once.
+const COPY_BYTES: usize = 1 << 20;
+/// How much space a new segment begins with.
+const FIRST_SPACE: u64 = 64 << 10;
+
+/// What to do with a damaged log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnDamage {
+    /// Refuse, and change nothing.
+    Refuse,
+    /// Open for reading up to the damage, and change nothing.
+    ReadUpTo,
+    /// Give up what follows this position.
+    AcceptLossAfter(Position),
+}
+
+/// An open log, ready for its writer.
+pub(crate) struct Log {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) lock: Box<dyn Lock>,
+    pub(crate) store_id: Uuid,
+    pub(crate) segments: Vec<Arc<Segment>>,
+    pub(crate) sealed: Vec<ManifestSegment>,
+    pub(crate) chain: Chain,
+    /// No frame may have this epoch or a lower one from now on.
+    pub(crate) epoch_floor: u32,
+    pub(crate) watermark: Watermark,
+    pub(crate) outcome: Outcome,
+    pub(crate) rewritten_bytes: u64,
+}
+
+/// What opening found and did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Created,
+    Clean,
+    Recovered {
+        bytes: u64,
+        frames: u64,
+    },
+    LossAccepted,
+    /// Reading must not cross this.
+    Damaged(Corruption),
+}
+
+/// Sees every verified frame of the log once, in order.
+pub(crate) type Visit<'a> = dyn FnMut(&Segment, &Frame<'_>) -> Result<()> + 'a;
+
+/// Opens the log in `storage`, or creates one.
+pub(crate) fn open(storage: Arc<dyn Storage>, on_damage: OnDamage, visit: &mut Visit<'_>) -> Result<Log> {
+    let lock = storage.lock()?;
+    let opening = Opening { storage: &*storage, on_damage };
+    let manifest = match Manifest::read(&*storage) {
+        Ok(manifest) => Some(manifest),
+        Err(ManifestProblem::Missing) => opening.manifest_of_unfinished_creation()?,
+        Err(ManifestProblem::Damaged(reason)) => return Err(opening.manifest_corruption(reason).into()),
+        Err(ManifestProblem::Error(error)) => return Err(error),
+    };
+    let (manifest, created) = match manifest {
+        Some(manifest) => (manifest, false),
+        None => (opening.create()?, true),
+    };
+    opening.remove_temporary_files()?;
+    if manifest.segments.is_empty() {
+        return Err(opening.manifest_corruption("it names no segments").into());
+    }
+    let found = opening.read(manifest, visit)?;
+    let settled = opening.settle(found, created)?;
+    let watermark = Watermark::open(&*storage, settled.store_id).map_err(|error| opening.io("open", WATERMARK, &error))?;
+    Ok(Log {
+        lock,
+        store_id: settled.store_id,
+        segments: settled.segments,
+        sealed: settled.sealed,
+        chain: settled.chain,
+        epoch_floor: settled.epoch_floor,
+        watermark,
+        outcome: settled.outcome,
+        rewritten_bytes: settled.rewritten_bytes,
+        storage,
+    })
+}
+
+/// Writes a new manifest from what the segment files say of themselves. The old one is kept in quarantine.
+pub(crate) fn rebuild_manifest(storage: &dyn Storage) -> Result<()> {
+    let _lock = storage.lock()?;
+    let opening = Opening { storage, on_damage: OnDamage::Refuse };
+    let mut names: Vec<(u64, u32)> = opening.list()?.iter().filter_map(|name| parse_name(name)).collect();
+    names.sort_unstable();
+    if names.is_empty() {
+        return Err(Error::configuration(format!("{:?} holds no segment files, so there is nothing to rebuild a manifest from", storage.path())));
+    }
+    let mut segments: Vec<ManifestSegment> = Vec::new();
+    let mut store_id = None;
+    let mut chain: Option<Chain> = None;
+    for (sequence, generation) in names {
+        let name = file_name(sequence, generation);
+        let segment = Segment::attach(storage, &name, Access::Read).map_err(|problem| opening.unattachable(&name, sequence, 0, problem))?;
+        let header = segment.header;
+        if *store_id.get_or_insert(header.store_id) != header.store_id {
+            return Err(segment
+                .corruption(0, 0, "the segment belongs to another store than the ones before it; move it out of the directory")
+                .into());
+        }
+        let before = chain.unwrap_or_else(|| first_chain(&header));
+        let scan = segment.scan(&before, &mut |_, _| Ok(()))?;
+        segments.push(ManifestSegment {
+            sequence,
+            generation,
+            base_lsn: header.base_lsn,
+            base_position: header.base_position,
+            end_lsn: scan.seal.map(|_| scan.chain.lsn),
+        });
+        chain = Some(scan.chain);
+    }
+    opening.quarantine_file(MANIFEST)?;
+    let manifest = Manifest { store_id: store_id.unwrap_or_default(), epoch: chain.map_or(0, |chain| chain.epoch), segments };
+    manifest.replace(storage).map_err(|error| opening.io("write", MANIFEST, &error))
+}
+
+fn first_chain(header: &SegmentHeader) -> Chain {
+    Chain {
+        lsn: header.base_lsn,
+        position: header.base_position,
+        checksum: header.anchor,
+        epoch: header.epoch,
+        commit_time: i64::MIN,
+        durable_upto: 0,
+    }
+}
+
+/// What the files were found to hold.
+struct Found {
+    manifest: Manifest,
+    segments: Vec<Arc<Segment>>,
+    chain: Chain,
+    mark: Mark,
+    /// What lies behind the chain in its last segment.
+    rest: Rest,
+    verdict: Verdict,
+    damage: Option<Corruption>,
+    /// Sequence numbers of segments behind the damage.
+    lost: Vec<(u64, u32)>,
+    last_is_sealed: bool,
+    adopted: bool,
+}
+
+/// What is left when the verdict has been carried out.
+struct Settled {
+    store_id: Uuid,
+    segments: Vec<Arc<Segment>>,
+    sealed: Vec<ManifestSegment>,
+    chain: Chain,
+    epoch_floor: u32,
+    outcome: Outcome,
+    rewritten_bytes: u64,
+}
+
+struct Opening<'a> {
+    storage: &'a dyn Storage,
+    on_damage: OnDamage,
+}
+
+impl Opening<'_> {
+    fn io(&self, operation: &'static str, name: &str, error: &io::Error) -> Error {
+        Error::io(operation, self.storage.path().join(name), error)
+    }
+
+    fn list(&self) -> Result<Vec<String>> {
+        self.storage.list("").map_err(|error| self.io("list", "", &error))
+    }
+
+    fn manifest_corruption(&self, reason: &str) -> Corruption {
+        Corruption {
+            path: self.storage.path().join(MANIFEST),
+            segment: 0,
+            offset: 0,
+            last_good_position: Position::START,
+            next_good_position: None,
+            reason: format!("{reason}; rebuild_manifest makes a new manifest from the segment files, which are left as they are"),
+        }
+    }
+
+    /// Without a manifest there is either no store, or one whose creation was interrupted before anything was promised, or damage.
+    fn manifest_of_unfinished_creation(&self) -> Result<Option<Manifest>> {
+        let names = self.list()?;
+        let segments: Vec<&String> = names.iter().filter(|name| parse_name(name).is_some()).collect();
+        if segments.is_empty() {
+            return if names.iter().any(|name| name == WATERMARK) {
+                Err(self.manifest_corruption("there is a watermark, but neither a manifest nor a segment").into())
+            } else {
+                Ok(None)
+            };
+        }
+        if let [name] = segments[..]
+            && let Ok(segment) = Segment::attach(self.storage, name, Access::Read)
+            && (segment.header.sequence, segment.header.base_lsn, segment.header.generation) == (1, 0, 0)
+            && segment.rest(0)?.bytes == 0
+            && !names.iter().any(|name| name == WATERMARK)
+        {
+            let manifest = Manifest { store_id: segment.header.store_id, epoch: 0, segments: vec![named(&segment.header, None)] };
+            manifest.replace(self.storage).map_err(|error| self.io("write", MANIFEST, &error))?;
+            return Ok(Some(manifest));
+        }
+        Err(self.manifest_corruption("there are segment files, but no manifest").into())
+    }
+
+    /// A new store: its first segment, then the manifest that names it.
+    fn create(&self) -> Result<Manifest> {
+        let header = new_segment(Uuid::new_v4(), 1, 0, &Chain { lsn: 0, position: 1, checksum: 0, epoch: 0, commit_time: 0, durable_upto: 0 }, 0);
+        let create = || {
+            let segment = Segment::prepare(self.storage, header, FIRST_FRAME, Space::Written)?;
+            segment.publish(self.storage)?;
+            let manifest = Manifest { store_id: header.store_id, epoch: 0, segments: vec![named(&header, None)] };
+            manifest.replace(self.storage).map(|()| manifest)
+        };
+        create().map_err(|error| match error.kind() {
+            io::ErrorKind::StorageFull => Error::StorageFull { path: self.storage.path(), needed_bytes: FIRST_SPACE },
+            _ => self.io("create the store in", "", &error),
+        })
+    }
+
+    fn remove_temporary_files(&self) -> Result<()> {
+        for name in self.list()? {
+            let ours = name == MANIFEST_TMP || name.strip_suffix(".tmp").is_some_and(|name| parse_name(name).is_some());
+            if ours {
+                self.storage.remove(&name).map_err(|error| self.io("remove", &name, &error))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn unattachable(&self, name: &str, sequence: u64, last_good: u64, problem: AttachProblem) -> Error {
+        match problem {
+            AttachProblem::Error(error) => error,
+            AttachProblem::Missing => {
+                self.segment_corruption(name, sequence, last_good, "the manifest names this segment, but there is no such file").into()
+            }
+            AttachProblem::Damaged(reason) => self.segment_corruption(name, sequence, last_good, reason).into(),
+        }
+    }
+
+    fn segment_corruption(&self, name: &str, sequence: u64, last_good: u64, reason: &str) -> Corruption {
+        Corruption {
+            path: self.storage.path().join(name),
+            segment: sequence,
+            offset: 0,
+            last_good_position: Position(last_good),
+            next_good_position: None,
+            reason: reason.to_owned(),
+        }
+    }
+
+    /// Reads all segments in order and judges where the log ends.
+    fn read(&self, manifest: Manifest, visit: &mut Visit<'_>) -> Result<Found> {
+        let mark = Watermark::read(self.storage, manifest.store_id).map_err(|error| self.io("read", WATERMARK, &error))?;
+        let start =
+            manifest.segments.first().map_or(Chain { lsn: 0, position: 1, checksum: 0, epoch: 0, commit_time: i64::MIN, durable_upto: 0 }, |first| {
+                Chain { lsn: first.base_lsn, position: first.base_position, checksum: 0, epoch: 0, commit_time: i64::MIN, durable_upto: 0 }
+            });
+        let mut unnamed: BTreeSet<(u64, u32)> = self.list()?.iter().filter_map(|name| parse_name(name)).collect();
+        for segment in &manifest.segments {
+            unnamed.remove(&(segment.sequence, segment.generation));
+        }
+        let mut found = Found {
+            segments: Vec::new(),
+            chain: start,
+            mark,
+            rest: Rest::default(),
+            verdict: Verdict::Clean,
+            damage: None,
+            lost: Vec::new(),
+            last_is_sealed: false,
+            adopted: false,
+            manifest,
+        };
+        let mut anchor = 0;
+        let mut index = 0;
+        loop {
+            let Some(entry) = found.manifest.segments.get(index).copied() else {
+                // Everything named has been read. What a crash left between the rename and the manifest goes on from the seal.
+                let next = found.segments.last().map_or(1, |last: &Arc<Segment>| last.header.sequence + 1);
+                let candidate = unnamed.iter().copied().find(|(sequence, _)| *sequence >= next);
+                match candidate {
+                    Some((sequence, generation))
+                        if found.last_is_sealed && sequence == next && self.continues(sequence, generation, &found, anchor)? =>
+                    {
+                        unnamed.remove(&(sequence, generation));
+                        let name = file_name(sequence, generation);
+                        let segment =
+                            Segment::attach(self.storage, &name, Access::Read).map_err(|problem| self.unattachable(&name, sequence, 0, problem))?;
+                        found.manifest.segments.push(named(&segment.header, None));
+                        found.adopted = true;
+                        continue;
+                    }
+                    Some((sequence, generation)) => {
+                        let name = file_name(sequence, generation);
+                        return Err(Error::configuration(format!(
+                            "{:?} is not a part of this store: it does not continue the last segment, and its name is one that the store would use; move it out of the directory",
+                            self.storage.path().join(name)
+                        )));
+                    }
+                    None => {
+                        self.check_end(&mut found);
+                        return Ok(found);
+                    }
+                }
+            };
+            let last = index + 1 == found.manifest.segments.len();
+            if !self.read_segment(entry, last, &mut anchor, &mut found, visit)? {
+                found.lost = found.manifest.segments[index..].iter().map(|segment| (segment.sequence, segment.generation)).collect();
+                if found.segments.last().is_some_and(|segment| segment.header.sequence == entry.sequence) {
+                    found.lost.remove(0);
+                }
+                if let Some(damage) = &mut found.damage
+                    && damage.next_good_position.is_none()
+                {
+                    damage.next_good_position = found.manifest.segments.get(index + 1).map(|segment| Position(segment.base_position));
+                }
+                return Ok(found);
+            }
+            index += 1;
+        }
+    }
+
+    /// The end of all segments, which a seal alone does not prove.
+    fn check_end(&self, found: &mut Found) {
+        let evidence = Evidence { end: found.chain.lsn, watermark: found.mark.durable_lsn, ..Evidence::default() };
+        let verdict = judge(&evidence);
+        if let (Verdict::Corrupt(reason), Some(last)) = (&verdict, found.segments.last()) {
+            found.damage = Some(last.corruption(last.offset(found.chain.lsn), found.chain.position - 1, reason.clone()));
+            found.verdict = verdict;
+        }
+    }
+
+    fn continues(&self, sequence: u64, generation: u32, found: &Found, anchor: u32) -> Result<bool> {
+        match Segment::attach(self.storage, &file_name(sequence, generation), Access::Read) {
+            Ok(segment) => {
+                let header = segment.header;
+                Ok((header.store_id, header.base_lsn, header.base_position, header.anchor)
+                    == (found.manifest.store_id, found.chain.lsn, found.chain.position, anchor))
+            }
+            Err(AttachProblem::Error(error)) => Err(error),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Reads one segment; whether the log goes on behind it.
+    fn read_segment(&self, named: ManifestSegment, last: bool, anchor: &mut u32, found: &mut Found, visit: &mut Visit<'_>) -> Result<bool> {
+        let name = file_name(named.sequence, named.generation);
+        let last_good = found.chain.position - 1;
+        let access = if last { Access::Write } else { Access::Read };
+        let attached = Segment::attach(self.storage, &name, access);
+        let problem = match &attached {
+            Err(AttachProblem::Missing) => Some("the manifest names this segment, but there is no such file"),
+            Err(AttachProblem::Damaged(reason)) => Some(*reason),
+            Err(AttachProblem::Error(_)) => None,
+            Ok(segment) if segment.header.store_id != found.manifest.store_id => Some("the segment belongs to another store"),
+            Ok(segment) => {
+                let header = &segment.header;
+                let told = (header.sequence, header.generation, header.base_lsn, header.base_position, header.anchor);
+                (told != (named.sequence, named.generation, found.chain.lsn, found.chain.position, *anchor))
+                    .then_some("the segment does not continue the one before it")
+            }
+        };
+        if let Some(problem) = problem {
+            found.damage = Some(self.segment_corruption(&name, named.sequence, last_good, problem));
+            found.verdict = Verdict::Corrupt(problem.to_owned());
+            return Ok(false);
+        }
+        let segment = Arc::new(attached.map_err(|problem| self.unattachable(&name, named.sequence, last_good, problem))?);
+        if found.segments.is_empty() {
+            found.chain.epoch = segment.header.epoch;
+        }
+        let Scan { chain, seal, stopped, newer } = segment.scan(&found.chain, visit)?;
+        found.chain = chain;
+        found.last_is_sealed = seal.is_some();
+        found.segments.push(Arc::clone(&segment));
+        if let Some(seal) = seal {
+            *anchor = seal.anchor;
+        }
+        found.rest = segment.rest(chain.lsn)?;
+        let evidence = Evidence {
+            end: chain.lsn,
+            watermark: if seal.is_none() { found.mark.durable_lsn } else { 0 },
+            manifest_end: named.end_lsn.unwrap_or(0),
+            seal_missing: !last && seal.is_none(),
+            newer,
+            later_durable_upto: found.rest.durable_upto,
+            rest_bytes: found.rest.bytes,
+        };
+        found.verdict = judge(&evidence);
+        if let (Verdict::Torn, true) = (&found.verdict, !last || seal.is_some()) {
+            // Nothing is ever written behind a seal.
+            found.verdict = Verdict::Corrupt("there are bytes behind the segment's seal".to_owned());
+        }
+        if let Verdict::Corrupt(reason) = &found.verdict {
+            let reason = stopped.map_or_else(|| reason.clone(), |stopped| format!("{stopped}; {reason}"));
+            let mut damage = segment.corruption(segment.offset(chain.lsn), chain.position - 1, reason);
+            damage.next_good_position = found.rest.next_good_position.map(Position);
+            found.damage = Some(damage);
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// Carries out the verdict.
+    fn settle(&self, mut found: Found, created: bool) -> Result<Settled> {
+        let epoch_floor = found.chain.epoch.max(found.manifest.epoch).max(found.mark.epoch).max(found.rest.epoch);
+        let mut settled = Settled {
+            store_id: found.manifest.store_id,
+            sealed: Vec::new(),
+            segments: found.segments.clone(),
+            chain: found.chain,
+            epoch_floor,
+            outcome: if created { Outcome::Created } else { Outcome::Clean },
+            rewritten_bytes: 0,
+        };
+        let last_good = Position(found.chain.position - 1);
+        match (found.damage.clone(), self.on_damage) {
+            (Some(damage), OnDamage::Refuse) => return Err(damage.into()),
+            (Some(damage), OnDamage::ReadUpTo) => {
+                settled.outcome = Outcome::Damaged(damage);
+                return Ok(settled);
+            }
+            (Some(damage), OnDamage::AcceptLossAfter(position)) if position != last_good => {
+                return Err(Error::configuration(format!(
+                    "accept_loss_after={position} does not fit: the events up to position {last_good} are intact ({damage})"
+                )));
+            }
+            (None, OnDamage::AcceptLossAfter(_)) => {
+                return Err(Error::configuration(format!(
+                    "the store {:?} is not damaged (its last event is {last_good}); open it without accept_loss_after",
+                    self.storage.path()
+                )));
+            }
+            (Some(_), OnDamage::AcceptLossAfter(_)) => {
+                self.accept_loss(&mut found, epoch_floor)?;
+                settled.segments.clone_from(&found.segments);
+                settled.outcome = Outcome::LossAccepted;
+            }
+            (None, OnDamage::Refuse | OnDamage::ReadUpTo) => {
+                if let (Verdict::Torn, Some(last)) = (&found.verdict, found.segments.last()) {
+                    self.quarantine_rest(last, found.chain.lsn, found.rest.bytes.min(QUARANTINE_BYTES_MAX))?;
+                    cut(last, found.chain.lsn)?;
+                    settled.outcome = Outcome::Recovered { bytes: found.rest.bytes, frames: found.rest.frames };
+                }
+                if found.adopted {
+                    let manifest = manifest_of(&found, epoch_floor);
+                    manifest.replace(self.storage).map_err(|error| self.io("write", MANIFEST, &error))?;
+                }
+            }
+        }
+        settled.sealed = manifest_of(&found, epoch_floor).segments.into_iter().filter(|segment| segment.end_lsn.is_some()).collect();
+        settled.rewritten_bytes = rewrite_unproven(&found)?;
+        Ok(settled)
+    }
+
+    /// Moves everything behind the last good frame to quarantine, and forgets it in an order that can be repeated after a crash at any point.
+    fn accept_loss(&self, found: &mut Found, epoch_floor: u32) -> Result<()> {
+        if let Some(last) = found.segments.last() {
+            self.quarantine_rest(last, found.chain.lsn, found.rest.bytes)?;
+        }
+        for (sequence, generation) in &found.lost {
+            self.quarantine_file(&file_name(*sequence, *generation))?;
+        }
+        let mark = Mark {
+            epoch: epoch_floor,
+            segment: found.segments.last().map_or(0, |segment| segment.header.sequence),
+            durable_lsn: found.mark.durable_lsn.min(found.chain.lsn),
+            visible_lsn: found.chain.lsn,
+            durable_position: found.mark.durable_position.min(found.chain.position - 1),
+            visible_position: found.chain.position - 1,
+        };
+        let mut watermark = Watermark::open(self.storage, found.manifest.store_id).map_err(|error| self.io("open", WATERMARK, &error))?;
+        watermark.write_durably(&mark).map_err(|error| self.io("write", WATERMARK, &error))?;
+        if let Some(last) = found.segments.last_mut() {
+            let writable = Segment::attach(self.storage, &last.name, Access::Write)
+                .map_err(|problem| self.unattachable(&last.name, last.header.sequence, 0, problem))?;
+            cut(&writable, found.chain.lsn)?;
+            *last = Arc::new(writable);
+        }
+        manifest_of(found, epoch_floor).replace(self.storage).map_err(|error| self.io("write", MANIFEST, &error))
+    }
+
+    fn quarantine_rest(&self, segment: &Segment, end_lsn: u64, bytes: u64) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        let offset = segment.offset(end_lsn);
+        let name = format!("{QUARANTINE}/{}-at-{offset}-{}", segment.name, unix_micros());
+        let copy = || {
+            self.storage.create_folder(QUARANTINE)?;
+            let target = self.storage.create(&name)?;
+            copy_range(&*segment.file, offset, bytes, |block, at| target.write_at(block, at - offset))?;
+            target.sync()?;
+            self.storage.sync_directory(QUARANTINE)
+        };
+        copy().map_err(|error| self.io("write", &name, &error))
+    }
+
+    /// Moves a whole file to quarantine, if it is there.
+    fn quarantine_file(&self, name: &str) -> Result<()> {
+        let target = format!("{QUARANTINE}/{name}-{}", unix_micros());
+        let moved = || {
+            self.storage.create_folder(QUARANTINE)?;
+            match self.storage.rename(name, &target) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(error),
+                Ok(()) => {
+                    self.storage.sync_directory(QUARANTINE)?;
+                    self.storage.sync_directory("")
+                }
+            }
+        };
+        moved().map_err(|error| self.io("move to quarantine", name, &error))
+    }
+}
+
+/// The manifest of what was found to be whole.
+fn manifest_of(found: &Found, epoch: u32) -> Manifest {
+    let count = found.segments.len();
+    let end = |index: usize| match (index + 1 < count, found.last_is_sealed) {
+        (true, _) => found.segments.get(index + 1).map(|next| next.header.base_lsn),
+        (false, true) => Some(found.chain.lsn),
+        (false, false) => None,
+    };
+    let segments = found.segments.iter().enumerate().map(|(index, segment)| named(&segment.header, end(index))).collect();
+    Manifest { store_id: found.manifest.store_id, epoch, segments }
+}
+
+/// How the manifest names a segment.
+pub(crate) fn named(header: &SegmentHeader, end_lsn: Option<u64>) -> ManifestSegment {
+    ManifestSegment {
+        sequence: header.sequence,
+        generation: header.generation,
+        base_lsn: header.base_lsn,
+        base_position: header.base_position,
+        end_lsn,
+    }
+}
+
+/// The header of a new segment that goes on from `chain`.
+pub(crate) fn new_segment(store_id: Uuid, sequence: u64, epoch: u32, chain: &Chain, anchor: u32) -> SegmentHeader {
+    let salt = Uuid::new_v4().as_u64_pair();
+    SegmentHeader { store_id, salt: salt.0 ^ salt.1, sequence, generation: 0, epoch, base_lsn: chain.lsn, base_position: chain.position, anchor }
+}
+
+fn cut(segment: &Segment, end_lsn: u64) -> Result<()> {
+    segment.file.set_length(segment.offset(end_lsn)).and_then(|()| segment.file.sync()).map_err(|error| segment.io("cut", &error))
+}
+
+/// Writes every frame again that nothing proves to be on disk, and syncs it.
+///
+/// After a failed sync the kernel may keep pages readable and clean that never reached the disk; a sync alone would say
+/// that all is well.
+fn rewrite_unproven(found: &Found) -> Result<u64> {
+    let Some(last) = found.segments.last() else { return Ok(0) };
+    let proven = found.mark.durable_lsn.max(found.chain.durable_upto).max(last.header.base_lsn);
+    let bytes = found.chain.lsn.saturating_sub(proven);
+    if bytes > 0 {
+        let rewrite = || {
+            copy_range(&*last.file, last.offset(proven), bytes, |block, at| last.file.write_at(block, at))?;
+            last.file.sync()
+        };
+        rewrite().map_err(|error| last.io("write again", &error))?;
+    }
+    Ok(bytes)
+}
+
+fn copy_range(source: &dyn StorageFile, start: u64, bytes: u64, mut write: impl FnMut(&[u8], u64) -> io::Result<()>) -> io::Result<()> {
+    let mut block = vec![0; COPY_BYTES];
+    let mut at = start;
+    let end = start + bytes;
+    while at < end {
+        let wanted = usize::try_from(end - at).unwrap_or(usize::MAX).min(block.len());
+        let read = source.read_at(&mut block[..wanted], at)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        write(&block[..read], at)?;
+        at += read as u64;
+    }
+    Ok(())
+}
+
+fn unix_micros() -> u128 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_micros())
+}

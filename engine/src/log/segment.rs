@@ -1,0 +1,275 @@
+//! Segment files: their names, how they are made, and how they are read from end to end.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::format::{FORMAT_VERSION, FRAME_ALIGN, FrameHeader, HeadProblem, Kind, SegmentHeader, decode_seal, frame_header, segment_header};
+use super::recovery::{Chain, Frame, Step, later_headers, step};
+use super::storage::{Access, Space, Storage, StorageFile};
+use crate::error::{Corruption, Error, Result};
+use crate::version::Position;
+
+/// How much of a segment is held in memory while it is read from end to end, unless a frame is longer.
+const WINDOW_BYTES: usize = 512 << 10;
+
+/// An open segment file.
+pub(crate) struct Segment {
+    pub(crate) header: SegmentHeader,
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+    pub(crate) file: Arc<dyn StorageFile>,
+    pub(crate) seed: u32,
+}
+
+/// The name of a segment file: by sequence number and generation, never by position.
+pub(crate) fn file_name(sequence: u64, generation: u32) -> String {
+    format!("{sequence:09}.g{generation}.seg")
+}
+
+/// The sequence number and generation in a segment's file name; `None` if it is not one.
+pub(crate) fn parse_name(name: &str) -> Option<(u64, u32)> {
+    let (sequence, rest) = name.split_once(".g")?;
+    let generation = rest.strip_suffix(".seg")?;
+    let numbers = (sequence.parse().ok()?, generation.parse().ok()?);
+    (file_name(numbers.0, numbers.1) == name).then_some(numbers)
+}
+
+/// Why a segment file cannot be attached.
+pub(crate) enum AttachProblem {
+    /// There is no such file.
+    Missing,
+    /// Its header is damaged.
+    Damaged(&'static str),
+    /// It cannot be read, or is of a format that this release does not know.
+    Error(Error),
+}
+
+impl Segment {
+    /// Opens an existing segment and checks its header.
+    pub(crate) fn attach(storage: &dyn Storage, name: &str, access: Access) -> Result<Self, AttachProblem> {
+        let path = storage.path().join(name);
+        let fail = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => AttachProblem::Missing,
+            _ => AttachProblem::Error(Error::io("open", &path, &error)),
+        };
+        let file = storage.open(name, access).map_err(fail)?;
+        let mut bytes = vec![0; segment_header::BYTES];
+        let read = file.read_at(&mut bytes, 0).map_err(fail)?;
+        let header = SegmentHeader::decode(&bytes[..read]).map_err(|problem| match problem {
+            HeadProblem::Damaged(reason) => AttachProblem::Damaged(reason),
+            HeadProblem::Version { found, readable_from } => {
+                AttachProblem::Error(Error::FormatVersion { path: path.clone(), found, readable_from, supported: FORMAT_VERSION })
+            }
+        })?;
+        Ok(Self { header, name: name.to_owned(), path, file, seed: header.seed() })
+    }
+
+    /// Prepares a new segment under a temporary name: header and space, synced.
+    ///
+    /// Only this step can run out of space, so it comes before anything is promised.
+    pub(crate) fn prepare(storage: &dyn Storage, header: SegmentHeader, file_bytes: u64, space: Space) -> io::Result<Self> {
+        let name = file_name(header.sequence, header.generation);
+        let temporary = temporary_name(&name);
+        let file = storage.create(&temporary)?;
+        let written = file
+            .write_at(&header.encode(), 0)
+            .and_then(|()| file.secure_space(segment_header::BYTES as u64, file_bytes, space))
+            .and_then(|()| file.sync());
+        if let Err(error) = written {
+            // The file was never anything; should removing it fail too, the next open does it.
+            let _ = storage.remove(&temporary);
+            return Err(error);
+        }
+        let path = storage.path().join(&name);
+        Ok(Self { header, name, path, file, seed: header.seed() })
+    }
+
+    /// Gives a prepared segment its name, durably.
+    pub(crate) fn publish(&self, storage: &dyn Storage) -> io::Result<()> {
+        storage.rename(&temporary_name(&self.name), &self.name)?;
+        storage.sync_directory("")
+    }
+
+    /// Where in the file the frame with this LSN is.
+    pub(crate) fn offset(&self, lsn: u64) -> u64 {
+        lsn - self.header.base_lsn + segment_header::BYTES as u64
+    }
+
+    /// The chain that this segment's first frame continues.
+    pub(crate) fn chain_start(&self, before: &Chain) -> Chain {
+        Chain { checksum: self.header.anchor, ..*before }
+    }
+
+    /// The damage at an LSN of this segment.
+    pub(crate) fn corruption(&self, offset: u64, last_good: u64, reason: impl Into<String>) -> Corruption {
+        Corruption {
+            path: self.path.clone(),
+            segment: self.header.sequence,
+            offset,
+            last_good_position: Position(last_good),
+            next_good_position: None,
+            reason: reason.into(),
+        }
+    }
+
+    /// Wraps what the system said about this file.
+    pub(crate) fn io(&self, operation: &'static str, error: &io::Error) -> Error {
+        Error::io(operation, &self.path, error)
+    }
+
+    /// Verifies every frame that continues `chain`, and shows each to `visit`.
+    pub(crate) fn scan(&self, chain: &Chain, visit: &mut dyn FnMut(&Self, &Frame<'_>) -> Result<()>) -> Result<Scan> {
+        let mut scan = Scan { chain: self.chain_start(chain), seal: None, stopped: None, newer: false };
+        let mut window = Window::new(self, self.offset(scan.chain.lsn));
+        loop {
+            let (bytes, complete) = window.bytes();
+            let frame = match step(bytes, complete, self.seed, &scan.chain) {
+                Step::Frame(frame) => frame,
+                Step::More(length) => {
+                    window.fill(length)?;
+                    continue;
+                }
+                Step::Nothing => return Ok(scan),
+                Step::Broken(reason) => {
+                    scan.stopped = Some(reason);
+                    return Ok(scan);
+                }
+                Step::Newer(reason) => {
+                    scan.stopped = Some(reason);
+                    scan.newer = true;
+                    return Ok(scan);
+                }
+            };
+            if frame.header.kind == Kind::Seal as u8 {
+                let Some((anchor, end_position)) = decode_seal(frame.body()).filter(|(_, end)| *end == scan.chain.position) else {
+                    scan.stopped = Some("the seal does not fit the frames before it");
+                    return Ok(scan);
+                };
+                scan.seal = Some(Seal { anchor, end_position });
+            } else {
+                visit(self, &frame)?;
+            }
+            scan.chain = scan.chain.after(&frame.header);
+            window.advance(frame.bytes.len());
+            if scan.seal.is_some() {
+                return Ok(scan);
+            }
+        }
+    }
+
+    /// What lies behind the end of the chain, up to the end of the file.
+    pub(crate) fn rest(&self, end_lsn: u64) -> Result<Rest> {
+        let start = self.offset(end_lsn);
+        let mut rest = Rest::default();
+        let mut at = start;
+        let mut bytes = vec![0; WINDOW_BYTES];
+        loop {
+            let read = self.file.read_at(&mut bytes, at).map_err(|error| self.io("read", &error))?;
+            if let Some(last) = bytes[..read].iter().rposition(|byte| *byte != 0) {
+                rest.bytes = at + last as u64 + 1 - start;
+            }
+            for (_, header) in later_headers(&bytes[..read], self.header.salt) {
+                rest.note(&header);
+            }
+            if read < bytes.len() {
+                return Ok(rest);
+            }
+            // The next block repeats what a header across the border needs.
+            at += bytes.len() as u64 - (frame_header::BYTES as u64 - FRAME_ALIGN);
+        }
+    }
+}
+
+/// The name under which a segment is prepared.
+pub(crate) fn temporary_name(name: &str) -> String {
+    format!("{name}.tmp")
+}
+
+/// What reading a segment from end to end has found.
+pub(crate) struct Scan {
+    /// The chain behind the last good frame.
+    pub(crate) chain: Chain,
+    /// The seal, if the segment ends in one.
+    pub(crate) seal: Option<Seal>,
+    /// What stood where the next frame should begin, if it was neither zeros nor the end.
+    pub(crate) stopped: Option<&'static str>,
+    /// Whether that is something that only a newer release knows.
+    pub(crate) newer: bool,
+}
+
+/// The end of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seal {
+    pub(crate) anchor: u32,
+    pub(crate) end_position: u64,
+}
+
+/// What lies behind the end of the chain.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Rest {
+    /// How many bytes, up to the last that is not zero.
+    pub(crate) bytes: u64,
+    /// How many frame headers were recognized.
+    pub(crate) frames: u64,
+    /// The largest `durable_upto` among them.
+    pub(crate) durable_upto: u64,
+    /// The largest epoch among them.
+    pub(crate) epoch: u32,
+    /// The position of the first event among them.
+    pub(crate) next_good_position: Option<u64>,
+}
+
+impl Rest {
+    fn note(&mut self, header: &FrameHeader) {
+        self.frames += 1;
+        self.durable_upto = self.durable_upto.max(header.durable_upto);
+        self.epoch = self.epoch.max(header.epoch);
+        if header.count > 0 && self.next_good_position.is_none() {
+            self.next_good_position = Some(header.base_position);
+        }
+    }
+}
+
+/// A part of a segment that moves forward with its reader.
+struct Window<'a> {
+    segment: &'a Segment,
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// Where in the file `end` is.
+    offset: u64,
+    complete: bool,
+}
+
+impl<'a> Window<'a> {
+    fn new(segment: &'a Segment, offset: u64) -> Self {
+        Self { segment, bytes: vec![0; WINDOW_BYTES], start: 0, end: 0, offset, complete: false }
+    }
+
+    fn bytes(&self) -> (&[u8], bool) {
+        (&self.bytes[self.start..self.end], self.complete)
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        self.start += bytes;
+    }
+
+    /// Reads on, so that at least `length` bytes are there or the file is complete.
+    fn fill(&mut self, length: usize) -> Result<()> {
+        self.bytes.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+        if self.bytes.len() < length {
+            self.bytes.resize(length, 0);
+        }
+        let read = self.segment.file.read_at(&mut self.bytes[self.end..], self.offset).map_err(|error| self.segment.io("read", &error))?;
+        self.complete = read < self.bytes.len() - self.end;
+        self.end += read;
+        self.offset += read as u64;
+        Ok(())
+    }
+}
+
+/// Where a segment's frames begin.
+pub(crate) const FIRST_FRAME: u64 = segment_header::BYTES as u64;

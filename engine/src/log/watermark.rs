@@ -1,0 +1,158 @@
+//! The WATERMARK: a lower bound of what is on disk, rewritten after every sync.
+
+use std::io;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::format::{FILE_SEED, checksum};
+use super::storage::{Access, Storage, StorageFile};
+
+/// The watermark's name.
+pub(crate) const WATERMARK: &str = "WATERMARK";
+
+/// The layout of one slot.
+pub(crate) mod layout {
+    /// The first bytes of a slot, as a number.
+    pub(crate) const MAGIC_NUMBER: u32 = 0x4D57_5645;
+    /// Magic (u32).
+    pub(crate) const MAGIC: usize = 0;
+    /// Epoch (u32).
+    pub(crate) const EPOCH: usize = MAGIC + 4;
+    /// Raised with every write: the slot with the higher number counts (u64).
+    pub(crate) const SEQUENCE: usize = EPOCH + 4;
+    /// Store id (16 bytes).
+    pub(crate) const STORE_ID: usize = SEQUENCE + 8;
+    /// Segment that is written to (u64).
+    pub(crate) const SEGMENT: usize = STORE_ID + 16;
+    /// Everything below this LSN is on disk (u64).
+    pub(crate) const DURABLE_LSN: usize = SEGMENT + 8;
+    /// Everything below this LSN can be read (u64).
+    pub(crate) const VISIBLE_LSN: usize = DURABLE_LSN + 8;
+    /// Position of the last event below the durable LSN (u64).
+    pub(crate) const DURABLE_POSITION: usize = VISIBLE_LSN + 8;
+    /// Position of the last event below the visible LSN (u64).
+    pub(crate) const VISIBLE_POSITION: usize = DURABLE_POSITION + 8;
+    /// Reserved, 0 (u32).
+    pub(crate) const RESERVED: usize = VISIBLE_POSITION + 8;
+    /// Checksum of the slot up to here (u32).
+    pub(crate) const CHECKSUM: usize = RESERVED + 4;
+    /// Length of a slot.
+    pub(crate) const BYTES: usize = CHECKSUM + 4;
+    /// Distance between the two slots, so that no torn page hits both.
+    pub(crate) const SLOT_DISTANCE: u64 = 4096;
+}
+
+/// What one slot says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Mark {
+    pub(crate) epoch: u32,
+    pub(crate) segment: u64,
+    pub(crate) durable_lsn: u64,
+    pub(crate) visible_lsn: u64,
+    pub(crate) durable_position: u64,
+    pub(crate) visible_position: u64,
+}
+
+fn encode(store_id: Uuid, sequence: u64, mark: &Mark) -> [u8; layout::BYTES] {
+    let mut bytes = [0; layout::BYTES];
+    let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+    put(layout::MAGIC, &layout::MAGIC_NUMBER.to_le_bytes());
+    put(layout::EPOCH, &mark.epoch.to_le_bytes());
+    put(layout::SEQUENCE, &sequence.to_le_bytes());
+    put(layout::STORE_ID, store_id.as_bytes());
+    put(layout::SEGMENT, &mark.segment.to_le_bytes());
+    put(layout::DURABLE_LSN, &mark.durable_lsn.to_le_bytes());
+    put(layout::VISIBLE_LSN, &mark.visible_lsn.to_le_bytes());
+    put(layout::DURABLE_POSITION, &mark.durable_position.to_le_bytes());
+    put(layout::VISIBLE_POSITION, &mark.visible_position.to_le_bytes());
+    let sum = checksum(FILE_SEED, &bytes[..layout::CHECKSUM]);
+    bytes[layout::CHECKSUM..].copy_from_slice(&sum.to_le_bytes());
+    bytes
+}
+
+fn decode(bytes: &[u8; layout::BYTES], store_id: Uuid) -> Option<(u64, Mark)> {
+    let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
+    if u32_at(layout::MAGIC) != layout::MAGIC_NUMBER
+        || checksum(FILE_SEED, &bytes[..layout::CHECKSUM]) != u32_at(layout::CHECKSUM)
+        || bytes[layout::STORE_ID..layout::STORE_ID + 16] != *store_id.as_bytes()
+    {
+        return None;
+    }
+    let mark = Mark {
+        epoch: u32_at(layout::EPOCH),
+        segment: u64_at(layout::SEGMENT),
+        durable_lsn: u64_at(layout::DURABLE_LSN),
+        visible_lsn: u64_at(layout::VISIBLE_LSN),
+        durable_position: u64_at(layout::DURABLE_POSITION),
+        visible_position: u64_at(layout::VISIBLE_POSITION),
+    };
+    Some((u64_at(layout::SEQUENCE), mark))
+}
+
+/// The watermark of an open store.
+pub(crate) struct Watermark {
+    file: Arc<dyn StorageFile>,
+    store_id: Uuid,
+    sequence: u64,
+    last: Mark,
+}
+
+impl Watermark {
+    /// What the watermark of a store says; nothing if it is missing or damaged, since it is only a lower bound.
+    pub(crate) fn read(storage: &dyn Storage, store_id: Uuid) -> io::Result<Mark> {
+        match storage.open(WATERMARK, Access::Read) {
+            Ok(file) => Ok(newest(&*file, store_id)?.map(|(_, mark)| mark).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Mark::default()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens the watermark for writing, or makes one.
+    pub(crate) fn open(storage: &dyn Storage, store_id: Uuid) -> io::Result<Self> {
+        let file = match storage.open(WATERMARK, Access::Write) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let file = storage.create(WATERMARK)?;
+                storage.sync_directory("")?;
+                file
+            }
+            file => file?,
+        };
+        let (sequence, last) = newest(&*file, store_id)?.unwrap_or_default();
+        Ok(Self { file, store_id, sequence, last })
+    }
+
+    /// Writes one slot. It survives the process; the machine only after [`Watermark::sync`].
+    pub(crate) fn write(&mut self, mark: &Mark) -> io::Result<()> {
+        self.sequence += 1;
+        self.last = *mark;
+        self.file.write_at(&encode(self.store_id, self.sequence, mark), (self.sequence % 2) * layout::SLOT_DISTANCE)
+    }
+
+    /// Whether it has not been raised to `mark` yet.
+    pub(crate) fn says_less_than(&self, mark: &Mark) -> bool {
+        (self.last.durable_lsn, self.last.visible_lsn) != (mark.durable_lsn, mark.visible_lsn)
+    }
+
+    /// Writes both slots and syncs them: nothing older is left to be believed.
+    pub(crate) fn write_durably(&mut self, mark: &Mark) -> io::Result<()> {
+        self.write(mark)?;
+        self.write(mark)?;
+        self.file.sync()
+    }
+}
+
+fn newest(file: &dyn StorageFile, store_id: Uuid) -> io::Result<Option<(u64, Mark)>> {
+    let mut newest: Option<(u64, Mark)> = None;
+    for slot in 0..2 {
+        let mut bytes = [0; layout::BYTES];
+        if file.read_at(&mut bytes, slot * layout::SLOT_DISTANCE)? == bytes.len()
+            && let Some(found) = decode(&bytes, store_id)
+            && newest.is_none_or(|(sequence, _)| sequence < found.0)
+        {
+            newest = Some(found);
+        }
+    }
+    Ok(newest)
+}

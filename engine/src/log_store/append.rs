@@ -1,0 +1,390 @@
+//! Appending: what is checked and encoded on the caller's thread, and what is decided in the writer's critical section.
+
+use std::collections::{HashMap, HashSet};
+
+use uuid::Uuid;
+
+use super::read::read_locations;
+use crate::codec::{Body, check_stream};
+use crate::error::{Error, EventIdProblem, Result};
+use crate::event::{Event, StreamKey};
+use crate::index::{Candidates, IdLookup, Index, KindId, StreamId};
+use crate::log::format::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BODY_SEED, RecordEntry, checksum, frame_header, record_entry};
+use crate::log::writer::{Decider, Decision, Place, Writer};
+use crate::store::{AppendBatch, Durability, Receipt};
+use crate::version::{AggregateVersion, ExpectedVersion, Position};
+
+/// The events of a batch are few enough to compare each id with each other.
+const FEW: usize = 8;
+
+/// An append whose records are encoded.
+pub(crate) struct Request {
+    tenant: String,
+    streams: Vec<StreamPart>,
+    events: Vec<EventPart>,
+    entries: Vec<RecordEntry>,
+    bodies: Vec<u8>,
+    durability: Durability,
+    /// The log was looked at: up to this position it has none of the ids.
+    absent_up_to: u64,
+    /// What is to be looked at: the number of an event, and where its id may be.
+    to_look: Vec<(usize, Candidates)>,
+    /// The position up to which that look will reach.
+    looking_up_to: u64,
+    /// The answer, if the log has shown that the batch is stored already, or cannot be.
+    known: Option<Result<Vec<Receipt>>>,
+}
+
+struct StreamPart {
+    aggregate_id: String,
+    aggregate_type: String,
+    expected: ExpectedVersion,
+    events: u32,
+    /// The first part for the same stream, this one itself in most cases.
+    first: usize,
+}
+
+struct EventPart {
+    id: Uuid,
+    event_type: String,
+    timestamp: Option<i64>,
+}
+
+impl Request {
+    /// Checks all that can be checked without the log, and encodes the records.
+    pub(crate) fn new(batch: AppendBatch, durability: Durability) -> Result<Self> {
+        let AppendBatch { tenant, streams: appends } = batch;
+        let count: usize = appends.iter().map(|stream| stream.events.len()).sum();
+        if count > BATCH_EVENTS_MAX {
+            return Err(Error::LimitExceeded { what: "number of events in one append", actual: count as u64, max: BATCH_EVENTS_MAX as u64 });
+        }
+        let mut request = Self {
+            streams: Vec::with_capacity(appends.len()),
+            events: Vec::with_capacity(count),
+            entries: Vec::with_capacity(count),
+            bodies: Vec::new(),
+            durability,
+            absent_up_to: 0,
+            to_look: Vec::new(),
+            looking_up_to: 0,
+            known: None,
+            tenant,
+        };
+        for stream in appends {
+            let key = StreamKey { tenant: &request.tenant, aggregate_id: &stream.aggregate_id };
+            check_stream(&key, &stream.aggregate_type)?;
+            let events = u32::try_from(stream.events.len()).unwrap_or(u32::MAX);
+            for event in stream.events {
+                let start = request.bodies.len();
+                Body::encode(&mut request.bodies, &key, &stream.aggregate_type, &event)?;
+                let body = &request.bodies[start..];
+                if request.bodies.len() > BATCH_BYTES_MAX {
+                    return Err(Error::LimitExceeded {
+                        what: "size of one append (bytes)",
+                        actual: request.bodies.len() as u64,
+                        max: BATCH_BYTES_MAX as u64,
+                    });
+                }
+                let body_bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
+                request.entries.push(RecordEntry { body_bytes, body_checksum: checksum(BODY_SEED, body), ..RecordEntry::default() });
+                request.events.push(EventPart { id: event.id, event_type: event.event_type, timestamp: event.timestamp.map(|time| time.0) });
+            }
+            let first = request.streams.len();
+            request.streams.push(StreamPart {
+                aggregate_id: stream.aggregate_id,
+                aggregate_type: stream.aggregate_type,
+                expected: stream.expected,
+                events,
+                first,
+            });
+        }
+        request.link_streams()?;
+        request.check_ids()?;
+        Ok(request)
+    }
+
+    /// Finds the parts that go to the same stream.
+    fn link_streams(&mut self) -> Result<()> {
+        if self.streams.len() < 2 {
+            return Ok(());
+        }
+        let mut firsts: HashMap<&str, usize> = HashMap::with_capacity(self.streams.len());
+        let links: Vec<usize> = self.streams.iter().enumerate().map(|(index, part)| *firsts.entry(&part.aggregate_id).or_insert(index)).collect();
+        for (index, first) in links.into_iter().enumerate() {
+            self.streams[index].first = first;
+            if self.streams[index].aggregate_type != self.streams[first].aggregate_type {
+                return Err(type_error(&self.streams[index], &self.streams[first].aggregate_type));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_ids(&self) -> Result<()> {
+        let twice = |event_id: Uuid| Error::EventIdConflict { event_id, reason: EventIdProblem::TwiceInBatch };
+        if self.events.is_sorted_by(|one, next| one.id < next.id) {
+            return Ok(());
+        }
+        if self.events.len() <= FEW {
+            for (index, event) in self.events.iter().enumerate() {
+                if self.events[..index].iter().any(|before| before.id == event.id) {
+                    return Err(twice(event.id));
+                }
+            }
+            return Ok(());
+        }
+        let mut seen = HashSet::with_capacity(self.events.len());
+        self.events.iter().find(|event| !seen.insert(event.id)).map_or(Ok(()), |event| Err(twice(event.id)))
+    }
+
+    fn key<'a>(&'a self, part: &'a StreamPart) -> StreamKey<'a> {
+        StreamKey { tenant: &self.tenant, aggregate_id: &part.aggregate_id }
+    }
+
+    /// The stream part of each event, in order.
+    fn parts(&self) -> impl Iterator<Item = &StreamPart> {
+        self.streams.iter().flat_map(|part| std::iter::repeat_n(part, part.events as usize))
+    }
+
+    /// Whether `stored`, at the place of this batch's event, is that event.
+    fn is_stored_as(&self, index: usize, part: &StreamPart, stored: &Event) -> Result<(), EventIdProblem> {
+        let event = &self.events[index];
+        if stored.id() != event.id || (stored.tenant(), stored.aggregate_id()) != (&*self.tenant, &*part.aggregate_id) {
+            return Err(EventIdProblem::PartlyStored);
+        }
+        let start: usize = self.entries[..index].iter().map(|entry| entry.body_bytes as usize).sum();
+        let body = &self.bodies[start..start + self.entries[index].body_bytes as usize];
+        if stored.has_same_content(body) { Ok(()) } else { Err(EventIdProblem::DifferentEvent) }
+    }
+
+    /// Whether the log holds this whole batch, given that it holds the event number `index` at `position`.
+    fn compare(&self, index: usize, position: u64, writer: &Writer<Deciding>) -> Result<Vec<Receipt>> {
+        let conflict = |index: usize, reason| Error::EventIdConflict { event_id: self.events[index].id, reason };
+        let count = self.events.len() as u64;
+        let Some(first) = position.checked_sub(index as u64).filter(|first| *first > 0 && first + count - 1 <= writer.visible()) else {
+            return Err(conflict(index, EventIdProblem::PartlyStored));
+        };
+        let mut receipts = Vec::with_capacity(self.streams.len());
+        let mut parts = self.parts();
+        let mut stored_at = Vec::with_capacity(self.events.len());
+        let mut number = 0;
+        while number < self.events.len() {
+            let mut locations = Vec::new();
+            writer.with(|deciding| deciding.index.locations(first + number as u64, first + count - 1, false, None, usize::MAX, &mut locations));
+            for stored in read_locations(writer, &locations)? {
+                let Some(part) = parts.next() else { break };
+                self.is_stored_as(number, part, &stored).map_err(|reason| conflict(if number == index { number } else { index }, reason))?;
+                stored_at.push((stored.position(), stored.version()));
+                number += 1;
+            }
+        }
+        let mut end = 0;
+        for part in &self.streams {
+            end += part.events as usize;
+            let (position, version) = if part.events > 0 {
+                stored_at[end - 1]
+            } else {
+                let visible = writer.visible();
+                let version =
+                    writer.with(|deciding| deciding.index.stream(&self.key(part)).and_then(|stream| deciding.index.visible_tip(stream, visible)));
+                (Position(visible), AggregateVersion(version.map_or(0, |(version, _)| version)))
+            };
+            receipts.push(self.receipt(part, position, version));
+        }
+        Ok(receipts)
+    }
+
+    fn receipt(&self, part: &StreamPart, position: Position, version: AggregateVersion) -> Receipt {
+        Receipt { aggregate_id: part.aggregate_id.clone(), position, version, events: part.events, durability: self.durability }
+    }
+}
+
+fn type_error(part: &StreamPart, stored: &str) -> Error {
+    Error::AggregateType { aggregate_id: part.aggregate_id.clone(), stored: stored.to_owned(), requested: part.aggregate_type.clone() }
+}
+
+/// The answer to a task of the writer.
+pub(crate) enum Answer {
+    Receipts(Vec<Receipt>),
+    Position(u64),
+}
+
+/// Decides appends by the index.
+pub(crate) struct Deciding {
+    pub(crate) index: Index,
+}
+
+/// What the streams of a batch will be, by part.
+struct Standing {
+    stream: Option<StreamId>,
+    version: u64,
+}
+
+impl Deciding {
+    /// Whether none of the ids is in the store. Else the request is told where to look, or to wait.
+    fn ids_are_new(&self, request: &mut Request, visible: u64) -> Result<(), Decision<Result<Answer>>> {
+        request.to_look.clear();
+        for (number, event) in request.events.iter().enumerate() {
+            match self.index.find_id(event.id, request.absent_up_to, visible) {
+                IdLookup::Absent => {}
+                IdLookup::InFlight => return Err(Decision::AgainAfterGroup),
+                IdLookup::Look(candidates) => request.to_look.push((number, candidates)),
+            }
+        }
+        if request.to_look.is_empty() {
+            return Ok(());
+        }
+        request.looking_up_to = visible;
+        Err(Decision::Look)
+    }
+
+    /// Checks what the request expects of its streams. The error comes with whether it rests on events that are not visible yet.
+    fn stand(&self, request: &Request, visible: u64) -> Result<(Vec<Standing>, bool), (Error, bool)> {
+        let mut standings: Vec<Standing> = Vec::with_capacity(request.streams.len());
+        let mut in_flight = false;
+        for (number, part) in request.streams.iter().enumerate() {
+            let (stream, version) = if part.first == number {
+                let stream = self.index.stream(&request.key(part));
+                (stream, stream.map_or(0, |stream| self.index.version(stream)))
+            } else {
+                (standings[part.first].stream, standings[part.first].version)
+            };
+            if let Some(stream) = stream.filter(|_| version > 0) {
+                let rests = self.index.version(stream) > 0 && self.index.last_position(stream) > visible;
+                in_flight |= rests;
+                let stored = self.index.aggregate_type(stream);
+                if stored != part.aggregate_type {
+                    return Err((type_error(part, stored), rests));
+                }
+            }
+            if !part.expected.accepts(AggregateVersion(version)) {
+                let conflict =
+                    Error::Conflict { aggregate_id: part.aggregate_id.clone(), expected: part.expected, actual: AggregateVersion(version) };
+                return Err((conflict, in_flight));
+            }
+            standings.push(Standing { stream, version });
+            if part.first != number {
+                standings[part.first].version += u64::from(part.events);
+            } else {
+                standings[number].version += u64::from(part.events);
+            }
+        }
+        Ok((standings, in_flight))
+    }
+
+    /// Assigns versions and positions to the events of a request that was accepted.
+    fn assign(&mut self, request: &mut Request, place: &Place) -> Result<Vec<Receipt>> {
+        self.index.has_room_for(request.events.len())?;
+        let mut receipts = Vec::with_capacity(request.streams.len());
+        let mut number = 0;
+        let mut last_kind: Option<(usize, usize, KindId)> = None;
+        for (part_number, part) in request.streams.iter().enumerate() {
+            let key = StreamKey { tenant: &request.tenant, aggregate_id: &part.aggregate_id };
+            if part.events == 0 {
+                let version = self.index.stream(&key).map_or(0, |stream| self.index.version(stream));
+                receipts.push(request.receipt(part, Position(place.visible), AggregateVersion(version)));
+                continue;
+            }
+            let stream = self.index.stream_or_new(&key, &part.aggregate_type)?;
+            for _ in 0..part.events {
+                let event = &request.events[number];
+                let kind = match last_kind {
+                    Some((same, like, kind))
+                        if request.events[like].event_type == event.event_type && request.streams[same].aggregate_type == part.aggregate_type =>
+                    {
+                        kind
+                    }
+                    _ => self.index.kind(stream, &event.event_type),
+                };
+                last_kind = Some((part_number, number, kind));
+                let lsn = place.lsn + (frame_header::BYTES + number * record_entry::BYTES) as u64;
+                self.index.push(stream, kind, event.id, lsn);
+                let entry = &mut request.entries[number];
+                entry.version = self.index.version(stream);
+                entry.timestamp = event.timestamp.unwrap_or(place.commit_time);
+                number += 1;
+            }
+            let position = Position(place.position + number as u64 - 1);
+            receipts.push(request.receipt(part, position, AggregateVersion(self.index.version(stream))));
+        }
+        Ok(receipts)
+    }
+}
+
+impl Decider for Deciding {
+    type Request = Request;
+    type Answer = Result<Answer>;
+
+    fn size(request: &Request) -> (usize, usize) {
+        (request.entries.len(), request.bodies.len())
+    }
+
+    fn decide(&mut self, request: &mut Request, place: &Place) -> Decision<Result<Answer>> {
+        if let Some(known) = request.known.take() {
+            return Decision::Answer(known.map(Answer::Receipts));
+        }
+        if let Err(decision) = self.ids_are_new(request, place.visible) {
+            return decision;
+        }
+        match self.stand(request, place.visible) {
+            Err((error, false)) => Decision::Answer(Err(error)),
+            Err((error, true)) => Decision::AnswerWithGroup(Err(error)),
+            Ok((standings, in_flight)) if request.events.is_empty() => {
+                let receipts = request.streams.iter().zip(&standings).map(|(part, standing)| {
+                    let position = if in_flight { place.position - 1 } else { place.visible };
+                    request.receipt(part, Position(position), AggregateVersion(standing.version))
+                });
+                let answer = Ok(Answer::Receipts(receipts.collect()));
+                if in_flight { Decision::AnswerWithGroup(answer) } else { Decision::Answer(answer) }
+            }
+            Ok(_) => match self.assign(request, place) {
+                Ok(receipts) => Decision::Append(Ok(Answer::Receipts(receipts))),
+                Err(error) => Decision::Answer(Err(error)),
+            },
+        }
+    }
+
+    fn records(request: &Request) -> (&[RecordEntry], &[u8]) {
+        (&request.entries, &request.bodies)
+    }
+
+    fn look(request: &mut Request, writer: &Writer<Self>) -> Result<()> {
+        for (number, candidates) in std::mem::take(&mut request.to_look) {
+            let id = request.events[number].id;
+            if let Some(position) = find_in_log(id, &candidates, writer)? {
+                request.known = Some(request.compare(number, position, writer));
+                return Ok(());
+            }
+        }
+        request.absent_up_to = request.looking_up_to;
+        Ok(())
+    }
+
+    fn published(&mut self, position: u64) {
+        self.index.published(position);
+    }
+
+    fn failed(error: Error) -> Result<Answer> {
+        Err(error)
+    }
+
+    fn synced(position: u64) -> Result<Answer> {
+        Ok(Answer::Position(position))
+    }
+}
+
+/// Which of the candidates has the id.
+fn find_in_log(id: Uuid, candidates: &Candidates, writer: &Writer<Deciding>) -> Result<Option<u64>> {
+    let ranges = candidates.positions.iter().map(|position| (*position, *position)).chain(candidates.range);
+    for (mut from, to) in ranges {
+        while from <= to {
+            let mut locations = Vec::new();
+            writer.with(|deciding| deciding.index.locations(from, to, false, None, usize::MAX, &mut locations));
+            let events = read_locations(writer, &locations)?;
+            if let Some(event) = events.iter().find(|event| event.id() == id) {
+                return Ok(Some(event.position().0));
+            }
+            from += events.len() as u64;
+        }
+    }
+    Ok(None)
+}

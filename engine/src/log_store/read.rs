@@ -1,0 +1,352 @@
+//! Reading: locations from the index, bytes from the segments, every checksum verified.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::append::Deciding;
+use crate::codec::BodyLayout;
+use crate::error::{Corruption, Error, Result};
+use crate::event::{Event, StreamKey, Timestamp};
+use crate::index::{KindFilter, Location};
+use crate::log::format::{BODY_SEED, RecordEntry, checksum, record_entry};
+use crate::log::segment::Segment;
+use crate::log::sys;
+use crate::log::writer::Writer;
+use crate::store::{BatchSource, ReadAll, ReadStream};
+use crate::version::{AggregateVersion, Position};
+
+/// How many events a batch has at most.
+const BATCH_EVENTS: usize = 1024;
+/// How many bytes a batch has at most, unless one event is larger.
+const BATCH_BYTES: u64 = 256 << 10;
+/// Two places that are closer than this are read together.
+const GAP_BYTES: u64 = 4 << 10;
+/// How much is read behind an entry in the hope that its body ends there.
+const BODY_GUESS: u64 = 1 << 10;
+
+/// A part of a segment that is in memory.
+struct Block {
+    start: u64,
+    bytes: Arc<[u8]>,
+}
+
+impl Block {
+    fn read(segment: &Segment, start: u64, end: u64) -> Result<Self> {
+        let length = usize::try_from(end - start).map_err(|_| Error::configuration("a record is larger than memory"))?;
+        let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, length).collect();
+        let read = match Arc::get_mut(&mut bytes) {
+            Some(buffer) => segment.file.read_at(buffer, start).map_err(|error| segment.io("read", &error))?,
+            None => 0,
+        };
+        if read < length {
+            // What lies behind the end of the file reads as nothing; whoever needs it will miss it.
+            bytes = bytes[..read].into();
+        }
+        Ok(Self { start, bytes })
+    }
+
+    /// Where `start..end` of the file lies in the block.
+    fn range(&self, start: u64, end: u64) -> Option<(usize, usize)> {
+        let from = usize::try_from(start.checked_sub(self.start)?).ok()?;
+        let length = usize::try_from(end - start).ok()?;
+        (from + length <= self.bytes.len()).then_some((from, length))
+    }
+}
+
+/// A record whose entry has been read: where its body is.
+struct Found<'a> {
+    segment: &'a Segment,
+    location: Location,
+    entry: RecordEntry,
+    body: (u64, u64),
+    block: Option<usize>,
+}
+
+/// Reads the events at these locations, which are in order (either way), as many as fit a batch and at least one.
+pub(crate) fn read_locations(writer: &Writer<Deciding>, locations: &[Location]) -> Result<Vec<Event>> {
+    let segments = writer.segments();
+    let mut blocks: Vec<Block> = Vec::new();
+    let mut found: Vec<Found<'_>> = Vec::with_capacity(locations.len().min(BATCH_EVENTS));
+    let mut read_bytes = 0;
+    let mut wanted_bytes = 0;
+    let mut rest = locations;
+    while let Some(first) = rest.first() {
+        let segment = segment_of(&segments, first)?;
+        let run = run_of(segment, rest);
+        let (start, end) = run.span;
+        if read_bytes + (end - start) > BATCH_BYTES && read_bytes > 0 {
+            break;
+        }
+        read_bytes += end - start;
+        let block = Block::read(segment, start, end)?;
+        for location in &rest[..run.count] {
+            let record = find(segment, *location, &block, blocks.len())?;
+            wanted_bytes += record.body.1 - record.body.0;
+            if wanted_bytes > BATCH_BYTES && !found.is_empty() {
+                blocks.push(block);
+                return finish(found, blocks);
+            }
+            found.push(record);
+        }
+        blocks.push(block);
+        rest = &rest[run.count..];
+    }
+    finish(found, blocks)
+}
+
+struct Run {
+    count: usize,
+    span: (u64, u64),
+}
+
+fn segment_of<'a>(segments: &'a [Arc<Segment>], location: &Location) -> Result<&'a Segment> {
+    let index = segments.partition_point(|segment| segment.header.base_lsn <= location.lsn);
+    index
+        .checked_sub(1)
+        .map(|index| &*segments[index])
+        .ok_or_else(|| Error::configuration(format!("position {} lies in no segment", location.position)))
+}
+
+/// How many of the next locations are read together, and from where to where.
+fn run_of(segment: &Segment, locations: &[Location]) -> Run {
+    let at = |location: &Location| segment.offset(location.lsn);
+    let entry_end = |start: u64| start + record_entry::BYTES as u64;
+    let first = at(&locations[0]);
+    let (mut low, mut high) = (first, entry_end(first));
+    let mut count = 1;
+    for location in &locations[1..] {
+        if location.lsn < segment.header.base_lsn || location.position.abs_diff(locations[0].position) > BATCH_EVENTS as u64 * 4 {
+            break;
+        }
+        let start = at(location);
+        let (new_low, new_high) = (low.min(start), high.max(entry_end(start)));
+        let gap = if start >= high { start - high } else { low.saturating_sub(entry_end(start)) };
+        if gap > GAP_BYTES || new_high - new_low > BATCH_BYTES {
+            break;
+        }
+        (low, high) = (new_low, new_high);
+        count += 1;
+    }
+    Run { count, span: (low, high + BODY_GUESS) }
+}
+
+fn damaged(segment: &Segment, offset: u64, location: Location, reason: &str) -> Error {
+    segment.corruption(offset, location.position - 1, reason).into()
+}
+
+/// Reads and verifies the entry at a location.
+fn find<'a>(segment: &'a Segment, location: Location, block: &Block, number: usize) -> Result<Found<'a>> {
+    let at = segment.offset(location.lsn);
+    let Some((start, length)) = block.range(at, at + record_entry::BYTES as u64) else {
+        return Err(damaged(segment, at, location, "the file ends before this record"));
+    };
+    let Some(entry) = RecordEntry::decode(&block.bytes[start..start + length], segment.seed) else {
+        return Err(damaged(segment, at, location, "the record's entry does not match its checksum"));
+    };
+    let body_start = at + u64::from(entry.body_offset);
+    let body = (body_start, body_start + u64::from(entry.body_bytes));
+    let block = block.range(body.0, body.1).map(|_| number);
+    Ok(Found { segment, location, entry, body, block })
+}
+
+/// Reads the bodies that are not in memory yet, and makes the events.
+fn finish(mut found: Vec<Found<'_>>, mut blocks: Vec<Block>) -> Result<Vec<Event>> {
+    let mut next = 0;
+    while next < found.len() {
+        if found[next].block.is_some() {
+            next += 1;
+            continue;
+        }
+        let segment = found[next].segment;
+        let (mut low, mut high) = found[next].body;
+        let mut count = 1;
+        for record in &found[next + 1..] {
+            let near = record.body.0 <= high + GAP_BYTES && record.body.1 + GAP_BYTES >= low;
+            if record.block.is_some() || !std::ptr::eq(record.segment, segment) || !near {
+                break;
+            }
+            (low, high) = (low.min(record.body.0), high.max(record.body.1));
+            count += 1;
+        }
+        blocks.push(Block::read(segment, low, high)?);
+        for record in &mut found[next..next + count] {
+            record.block = Some(blocks.len() - 1);
+        }
+        next += count;
+    }
+    found.iter().map(|record| event(record, &blocks)).collect()
+}
+
+fn event(record: &Found<'_>, blocks: &[Block]) -> Result<Event> {
+    let Found { segment, location, entry, body, block } = record;
+    let damaged = |reason: &str| damaged(segment, body.0, *location, reason);
+    let Some((block, (start, length))) = block.and_then(|number| blocks.get(number)).and_then(|block| Some((block, block.range(body.0, body.1)?)))
+    else {
+        return Err(damaged("the file ends within this record"));
+    };
+    if entry.flags != 0 {
+        return Err(damaged("the record is stored in a way that only a newer release knows; open the store with that release"));
+    }
+    if checksum(BODY_SEED, &block.bytes[start..start + length]) != entry.body_checksum {
+        return Err(damaged("the record does not match its checksum"));
+    }
+    let layout = BodyLayout::parse(&block.bytes, start, length).map_err(damaged)?;
+    Ok(Event {
+        block: Arc::clone(&block.bytes),
+        body: layout,
+        position: Position(location.position),
+        version: AggregateVersion(entry.version),
+        timestamp: Timestamp(entry.timestamp),
+    })
+}
+
+/// What is still to be read: positions of the whole log, or versions of one stream; both ends included.
+struct Range {
+    from: u64,
+    to: u64,
+    backwards: bool,
+    limit: u64,
+}
+
+impl Range {
+    fn is_empty(&self) -> bool {
+        self.from > self.to || self.limit == 0
+    }
+
+    /// Goes on behind `last`, of which `count` were delivered.
+    fn advance(&mut self, last: u64, count: usize) {
+        self.limit -= count as u64;
+        if self.backwards {
+            self.to = last - 1;
+        } else {
+            self.from = last + 1;
+        }
+    }
+}
+
+enum What {
+    All(Option<KindFilter>),
+    Stream { tenant: String, aggregate_id: String },
+    Nothing,
+}
+
+/// Reads a range of the log, batch by batch.
+pub(crate) struct LogReader {
+    writer: Arc<Writer<Deciding>>,
+    generation: u32,
+    what: What,
+    range: Range,
+    /// The overflow of kinds is sorted out here.
+    query: ReadAll,
+    locations: Vec<Location>,
+    /// The damage that this reader comes upon: at its end, or before its beginning when it reads backwards.
+    damage: Option<Corruption>,
+}
+
+impl LogReader {
+    pub(crate) fn all(writer: &Arc<Writer<Deciding>>, query: ReadAll, damage: Option<&Corruption>) -> Self {
+        let head = writer.visible();
+        let from = query.after.map_or(1, |after| after.0.saturating_add(1)).max(1);
+        let to = query.before.map_or(head, |before| before.0.saturating_sub(1).min(head));
+        let filter = writer.with(|deciding| deciding.index.filter(&query.event_types, &query.aggregate_types, query.include_system));
+        let range = Range { from, to, backwards: query.backwards, limit: query.limit.unwrap_or(u64::MAX) };
+        let crosses = query.before.is_none_or(|before| before.0 > head + 1);
+        Self::new(writer, What::All(filter), range, query, damage.filter(|_| crosses))
+    }
+
+    pub(crate) fn stream(writer: &Arc<Writer<Deciding>>, query: ReadStream, damage: Option<&Corruption>) -> Self {
+        let visible = writer.visible();
+        let key = StreamKey { tenant: &query.tenant, aggregate_id: &query.aggregate_id };
+        let tip = writer.with(|deciding| deciding.index.stream(&key).and_then(|stream| deciding.index.visible_tip(stream, visible)));
+        let version = tip.map_or(0, |(version, _)| version);
+        let from = query.after.map_or(1, |after| after.0.saturating_add(1)).max(1);
+        let to = query.before.map_or(version, |before| before.0.saturating_sub(1).min(version));
+        let range = Range { from, to, backwards: query.backwards, limit: query.limit.unwrap_or(u64::MAX) };
+        let crosses = query.before.is_none_or(|before| before.0 > version + 1);
+        let what = if version == 0 { What::Nothing } else { What::Stream { tenant: query.tenant, aggregate_id: query.aggregate_id } };
+        Self::new(writer, what, range, ReadAll::default(), damage.filter(|_| crosses))
+    }
+
+    fn new(writer: &Arc<Writer<Deciding>>, what: What, range: Range, query: ReadAll, damage: Option<&Corruption>) -> Self {
+        Self { writer: Arc::clone(writer), generation: sys::fork_generation(), what, range, query, locations: Vec::new(), damage: damage.cloned() }
+    }
+
+    fn next(&mut self) -> Result<Vec<Event>> {
+        if self.generation != sys::fork_generation() {
+            return Err(Error::ForkedProcess);
+        }
+        if self.writer.is_closed() {
+            return Err(Error::Closed);
+        }
+        if self.range.backwards
+            && let Some(damage) = self.damage.take()
+        {
+            return Err(damage.into());
+        }
+        while !self.range.is_empty() && !matches!(self.what, What::Nothing) {
+            let events = self.batch()?;
+            if !events.is_empty() {
+                return Ok(events);
+            }
+        }
+        match self.damage.take().filter(|_| self.range.limit > 0) {
+            Some(damage) => Err(damage.into()),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// The next events of the range; none of a part of it may be wanted.
+    fn batch(&mut self) -> Result<Vec<Event>> {
+        let Range { from, to, backwards, limit } = self.range;
+        let most = usize::try_from(limit).unwrap_or(usize::MAX).min(BATCH_EVENTS);
+        let locations = &mut self.locations;
+        match &self.what {
+            What::Nothing => return Ok(Vec::new()),
+            What::All(filter) => {
+                let looked = self.writer.with(|deciding| deciding.index.locations(from, to, backwards, filter.as_ref(), most, locations));
+                let mut events = read_locations(&self.writer, locations)?;
+                let last = if events.len() == locations.len() { looked } else { locations[events.len() - 1].position };
+                if filter.is_some() {
+                    let query = &self.query;
+                    events.retain(|event| is_wanted(event, query));
+                }
+                self.range.advance(last, events.len());
+                Ok(events)
+            }
+            What::Stream { tenant, aggregate_id } => {
+                let (first, last) =
+                    if backwards { (from.max((to + 1).saturating_sub(most as u64)), to) } else { (from, to.min(from + most as u64 - 1)) };
+                self.writer.with(|deciding| match deciding.index.stream(&StreamKey { tenant, aggregate_id }) {
+                    Some(stream) => deciding.index.stream_locations(stream, first, last, locations),
+                    None => locations.clear(),
+                });
+                if backwards {
+                    locations.reverse();
+                }
+                let events = read_locations(&self.writer, locations)?;
+                let delivered = events.len() as u64;
+                let last = if backwards { to + 1 - delivered } else { from + delivered - 1 };
+                self.range.advance(last, events.len());
+                Ok(events)
+            }
+        }
+    }
+}
+
+/// What the filter of kinds says, from the event itself.
+fn is_wanted(event: &Event, query: &ReadAll) -> bool {
+    (query.event_types.is_empty() || query.event_types.iter().any(|wanted| wanted == event.event_type()))
+        && (query.aggregate_types.is_empty() || query.aggregate_types.iter().any(|wanted| wanted == event.aggregate_type()))
+        && (query.include_system || !event.event_type().starts_with('$'))
+}
+
+impl BatchSource for LogReader {
+    /// Always ready: what it waits for is at most a read of the disk.
+    fn poll_batch(&mut self, _context: &mut Context<'_>) -> Poll<Result<Vec<Event>>> {
+        Poll::Ready(self.next())
+    }
+
+    fn wait_batch(&mut self) -> Result<Vec<Event>> {
+        self.next()
+    }
+}
