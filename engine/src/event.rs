@@ -248,7 +248,7 @@ impl Event {
 
     /// Whether `body` is an encoded body with the same types, schema version and payload; metadata and tags do not count.
     pub(crate) fn has_same_content(&self, body: &[u8]) -> bool {
-        fn content<'a>(body: Body<'a>) -> (&'a str, &'a str, u32, DataFormat, &'a [u8]) {
+        fn content(body: Body<'_>) -> (&str, &str, u32, DataFormat, &[u8]) {
             (body.aggregate_type(), body.event_type(), body.schema_version(), body.format(), body.payload())
         }
         BodyLayout::parse(body, 0, body.len()).is_ok_and(|layout| content(self.parts()) == content(layout.of(body)))

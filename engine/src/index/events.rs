@@ -85,7 +85,7 @@ impl Events {
             Some(previous) if jump_length(version) == 1 => (previous, previous),
             Some(previous) => (previous, self.jump(self.jump(previous))),
         };
-        if index as usize % CHUNK == 0 {
+        if (index as usize).is_multiple_of(CHUNK) {
             self.chunks.push(Chunk { base_lsn: entry.lsn, ..Chunk::default() });
         }
         if let Some(chunk) = self.chunks.last_mut() {

@@ -73,7 +73,7 @@ impl Default for Ids {
 fn filter_bits(hash: u64) -> impl Iterator<Item = (usize, u64)> {
     let step = (hash >> 32) | 1;
     (0..FILTER_PROBES).map(move |probe| {
-        let bit = (hash.wrapping_add(probe.wrapping_mul(step)) & 0xFFFF_FFFF) * FILTER_BITS >> 32;
+        let bit = ((hash.wrapping_add(probe.wrapping_mul(step)) & 0xFFFF_FFFF) * FILTER_BITS) >> 32;
         (usize::try_from(bit / 64).unwrap_or(0), 1 << (bit % 64))
     })
 }
@@ -98,7 +98,7 @@ impl Ids {
         let index = position - first_position;
         let number = id.as_u128();
         let grows = number > self.largest;
-        if index % BLOCK == 0 {
+        if index.is_multiple_of(BLOCK) {
             self.blocks.push(Block { first: if grows { number } else { self.largest.saturating_add(1) }, filter: None });
         }
         let hash = self.hasher.hash_one(number);

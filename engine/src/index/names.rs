@@ -10,20 +10,22 @@ use hashbrown::HashTable;
 pub(super) struct Names {
     hasher: RandomState,
     table: HashTable<u32>,
-    names: Vec<Box<[u8]>>,
+    by_number: Vec<Box<[u8]>>,
 }
 
 impl Names {
     pub(super) fn count(&self) -> usize {
-        self.names.len()
+        self.by_number.len()
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        self.table.allocation_size() + self.names.capacity() * size_of::<Box<[u8]>>() + self.names.iter().map(|name| name.len()).sum::<usize>()
+        self.table.allocation_size()
+            + self.by_number.capacity() * size_of::<Box<[u8]>>()
+            + self.by_number.iter().map(|name| name.len()).sum::<usize>()
     }
 
     pub(super) fn get(&self, number: u32) -> &[u8] {
-        &self.names[number as usize]
+        &self.by_number[number as usize]
     }
 
     pub(super) fn get_str(&self, number: u32) -> &str {
@@ -32,7 +34,7 @@ impl Names {
     }
 
     pub(super) fn find(&self, name: &[u8]) -> Option<u32> {
-        self.table.find(self.hasher.hash_one(name), |number| *self.names[*number as usize] == *name).copied()
+        self.table.find(self.hasher.hash_one(name), |number| *self.by_number[*number as usize] == *name).copied()
     }
 
     /// The number of a name, which it is given now if it has none.
@@ -40,9 +42,9 @@ impl Names {
         if let Some(number) = self.find(name) {
             return number;
         }
-        let number = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
-        self.names.push(name.into());
-        self.table.insert_unique(self.hasher.hash_one(name), number, |number| self.hasher.hash_one(&*self.names[*number as usize]));
+        let number = u32::try_from(self.by_number.len()).unwrap_or(u32::MAX);
+        self.by_number.push(name.into());
+        self.table.insert_unique(self.hasher.hash_one(name), number, |number| self.hasher.hash_one(&*self.by_number[*number as usize]));
         number
     }
 }

@@ -90,7 +90,7 @@ impl Streams {
         let number = self.count;
         self.count = self.count.checked_add(1)?;
         let name = self.keep_name(tenant, id)?;
-        if number as usize % CHUNK == 0 {
+        if (number as usize).is_multiple_of(CHUNK) {
             self.chunks.push(Vec::new());
         }
         self.chunks.last_mut()?.push(Stream { version: 0, tip: 0, aggregate_type, name });

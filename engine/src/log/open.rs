@@ -323,7 +323,7 @@ impl Opening<'_> {
                         )));
                     }
                     None => {
-                        self.check_end(&mut found);
+                        Self::check_end(&mut found);
                         return Ok(found);
                     }
                 }
@@ -346,7 +346,7 @@ impl Opening<'_> {
     }
 
     /// The end of all segments, which a seal alone does not prove.
-    fn check_end(&self, found: &mut Found) {
+    fn check_end(found: &mut Found) {
         let evidence = Evidence { end: found.chain.lsn, watermark: found.mark.durable_lsn, ..Evidence::default() };
         let verdict = judge(&evidence);
         if let (Verdict::Corrupt(reason), Some(last)) = (&verdict, found.segments.last()) {

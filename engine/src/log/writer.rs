@@ -19,6 +19,7 @@ use super::open::{Log, Outcome, named, new_segment};
 use super::recovery::Chain;
 use super::segment::{FIRST_FRAME, Segment, temporary_name};
 use super::storage::{Lock, Space, Storage};
+use super::sys;
 use super::ticket::{Ticket, park};
 use super::watermark::{Mark, Watermark};
 use crate::error::{Error, Result};
@@ -139,6 +140,8 @@ pub(crate) struct Writer<D: Decider> {
     /// How many wait for the group that is filling.
     members: AtomicUsize,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// In a forked child nothing here may be touched: its locks may have been held when the child was made.
+    generation: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,6 +159,10 @@ enum State {
     Poisoned(String),
 }
 
+/// Where the answer to a task is left.
+type TicketOf<D> = Arc<Ticket<<D as Decider>::Answer>>;
+
+#[expect(clippy::struct_excessive_bools, reason = "four independent facts about who is at work, each with its own name")]
 struct Core<D: Decider> {
     decider: D,
     /// The end of the log as assigned: what the next frame continues.
@@ -170,7 +177,7 @@ struct Core<D: Decider> {
     group: Group<D>,
     spare: Vec<u8>,
     /// Tasks that wait for room, in their order.
-    queue: VecDeque<(Task<D>, Arc<Ticket<D::Answer>>)>,
+    queue: VecDeque<(Task<D>, TicketOf<D>)>,
     /// The leader has taken a task out of the queue: nobody may overtake it.
     serving: bool,
     leading: bool,
@@ -187,7 +194,7 @@ struct Core<D: Decider> {
 struct Group<D: Decider> {
     bytes: Vec<u8>,
     start_lsn: u64,
-    waiters: Vec<(Arc<Ticket<D::Answer>>, Waiting<D>)>,
+    waiters: Vec<(TicketOf<D>, Waiting<D>)>,
     wants_sync: bool,
 }
 
@@ -282,6 +289,7 @@ impl<D: Decider> Writer<D> {
             durable: AtomicU64::new(end.position),
             members: AtomicUsize::new(0),
             thread: Mutex::new(None),
+            generation: sys::fork_generation(),
         });
         Ok(writer)
     }
@@ -329,7 +337,7 @@ impl<D: Decider> Writer<D> {
                 core.queue.push_back((task, Arc::clone(&ticket)));
                 break ticket;
             }
-            match self.admit(&mut core, &mut task) {
+            match Self::admit(&mut core, &mut task) {
                 Admitted::Answered(answer) => return Submitted::Answered(answer),
                 Admitted::Joined(waiting) => break self.join(&mut core, Ticket::new(blocking), waiting),
                 Admitted::Again => break self.join(&mut core, Ticket::new(blocking), Waiting::Again(task)),
@@ -386,6 +394,9 @@ impl<D: Decider> Writer<D> {
 
     /// Nobody waits for this ticket any more; what it stands for goes on.
     pub(crate) fn abandon(self: &Arc<Self>, ticket: &Ticket<D::Answer>) {
+        if self.generation != sys::fork_generation() {
+            return;
+        }
         ticket.abandon();
         let mut core = self.core.lock();
         if !core.leading && core.has_work() {
@@ -400,7 +411,7 @@ impl<D: Decider> Writer<D> {
     }
 
     /// Decides a task, and copies its frame into the group if it is accepted.
-    fn admit(&self, core: &mut Guard<'_, D>, task: &mut Task<D>) -> Admitted<D> {
+    fn admit(core: &mut Guard<'_, D>, task: &mut Task<D>) -> Admitted<D> {
         let core = &mut **core;
         let Task::Append(request) = task else {
             core.group.wants_sync = true;
@@ -416,10 +427,10 @@ impl<D: Decider> Writer<D> {
         let commit_time = crate::event::Timestamp::now().0.max(core.chain.commit_time);
         let place = Place { lsn: core.chain.lsn + epoch_bytes, position: core.chain.position, commit_time, visible: core.visible.position };
         match core.decider.decide(request, &place) {
-            Decision::Answer(answer) => return Admitted::Answered(answer),
-            Decision::AnswerWithGroup(answer) => return Admitted::Joined(Waiting::Answer(answer)),
-            Decision::AgainAfterGroup => return Admitted::Again,
-            Decision::Look => return Admitted::Look,
+            Decision::Answer(answer) => Admitted::Answered(answer),
+            Decision::AnswerWithGroup(answer) => Admitted::Joined(Waiting::Answer(answer)),
+            Decision::AgainAfterGroup => Admitted::Again,
+            Decision::Look => Admitted::Look,
             Decision::Append(answer) => {
                 core.chain.commit_time = commit_time;
                 if let Some(epoch) = core.new_epoch.take() {
@@ -577,7 +588,7 @@ impl<D: Decider> Writer<D> {
                 answers.give(&ticket, D::failed(error));
                 continue;
             }
-            match self.admit(core, &mut task) {
+            match Self::admit(core, &mut task) {
                 Admitted::Answered(answer) => answers.give(&ticket, answer),
                 Admitted::Joined(waiting) => {
                     self.join(core, ticket, waiting);

@@ -262,11 +262,7 @@ impl Deciding {
                 return Err((conflict, in_flight));
             }
             standings.push(Standing { stream, version });
-            if part.first != number {
-                standings[part.first].version += u64::from(part.events);
-            } else {
-                standings[number].version += u64::from(part.events);
-            }
+            standings[part.first].version += u64::from(part.events);
         }
         Ok((standings, in_flight))
     }

@@ -301,7 +301,7 @@ impl LogReader {
         let most = usize::try_from(limit).unwrap_or(usize::MAX).min(BATCH_EVENTS);
         let locations = &mut self.locations;
         match &self.what {
-            What::Nothing => return Ok(Vec::new()),
+            What::Nothing => Ok(Vec::new()),
             What::All(filter) => {
                 let looked = self.writer.with(|deciding| deciding.index.locations(from, to, backwards, filter.as_ref(), most, locations));
                 let mut events = read_locations(&self.writer, locations)?;
