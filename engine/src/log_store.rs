@@ -1,21 +1,20 @@
 //! [`LogStore`]: the embedded implementation of [`EventStore`].
 
 mod append;
+mod operation;
+mod options;
 mod read;
 mod registry;
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use append::{Answer, Deciding, Request};
+use append::{Answer, Deciding};
+use operation::{CloseOperation, Fresh, TaskOperation, TaskState};
+pub use options::{OpenOptions, rebuild_manifest};
 use read::LogReader;
 
 use crate::codec::BodyLayout;
@@ -23,147 +22,14 @@ use crate::error::{Corruption, Error, Result};
 use crate::event::StreamKey;
 use crate::index::Index;
 use crate::log::format::Kind;
-use crate::log::open::{OnDamage, Outcome, open, rebuild_manifest as rebuild};
+use crate::log::open::{OnDamage, Outcome, open};
 use crate::log::recovery::Frame;
 use crate::log::segment::Segment;
-use crate::log::storage::os::OsStorage;
 use crate::log::storage::{MemoryStorage, Storage};
 use crate::log::sys;
-use crate::log::ticket::Ticket;
-use crate::log::writer::{Mode, Submitted, Task, Writer, WriterOptions};
+use crate::log::writer::{Mode, Writer, WriterOptions};
 use crate::store::{AppendBatch, Capabilities, Completion, Durability, EventReader, EventStore, Operation, ReadAll, ReadStream, Receipt, StreamInfo};
 use crate::version::{AggregateVersion, Position};
-
-/// The smallest and largest segments that can be asked for, in bytes.
-const SEGMENT_BYTES: (u64, u64) = (64 << 10, 4 << 30);
-
-/// How a [`LogStore`] is opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OpenOptions {
-    durability: Durability,
-    segment_bytes: u64,
-    accept_loss_after: Option<Position>,
-    read_up_to_damage: bool,
-}
-
-impl Default for OpenOptions {
-    fn default() -> Self {
-        Self { durability: Durability::Sync, segment_bytes: 64 << 20, accept_loss_after: None, read_up_to_damage: false }
-    }
-}
-
-impl OpenOptions {
-    /// The defaults: durable by sync, segments of 64 MiB, damage refused.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// What an acknowledged append has survived.
-    #[must_use]
-    pub fn durability(mut self, durability: Durability) -> Self {
-        self.durability = durability;
-        self
-    }
-
-    /// How large a segment file grows before the next one is begun, in bytes: 64 KiB to 4 GiB.
-    #[must_use]
-    pub fn segment_bytes(mut self, bytes: u64) -> Self {
-        self.segment_bytes = bytes;
-        self
-    }
-
-    /// Gives up everything after `position`, which must be the last good position that the refusal named. What was damaged
-    /// is moved to `quarantine/` first.
-    #[must_use]
-    pub fn accept_loss_after(mut self, position: Position) -> Self {
-        self.accept_loss_after = Some(position);
-        self
-    }
-
-    /// Opens a damaged store for reading up to the damage: reading across it is an error, and appends are refused. A store
-    /// that is not damaged opens as usual.
-    #[must_use]
-    pub fn read_up_to_damage(mut self) -> Self {
-        self.read_up_to_damage = true;
-        self
-    }
-
-    /// Opens the store in a directory, or creates it; the parent directory must exist.
-    ///
-    /// # Errors
-    /// [`StoreLocked`](Error::StoreLocked) if another process writes to it, [`Corruption`](Error::Corruption) if acknowledged
-    /// events are damaged, [`FormatVersion`](Error::FormatVersion) if a newer release wrote it,
-    /// [`Configuration`](Error::Configuration) if the path or an option cannot be used, [`Io`](Error::Io). Nothing is
-    /// created where there is an error.
-    pub fn open(self, path: impl AsRef<Path>) -> Result<LogStore> {
-        let path = resolve(path.as_ref())?;
-        self.check()?;
-        if self.durability == Durability::Memory {
-            return Err(Error::configuration(format!(
-                "a store in a directory ({path:?}) cannot have the durability of memory; use Sync, Interval or Os, or a store in memory"
-            )));
-        }
-        let created = make_directory(&path)?;
-        let opened = registry::find_or_open(&path, &self, || Inner::open(Arc::new(OsStorage::new(path.clone())), &self));
-        if opened.is_err() && created {
-            // Only an empty directory can be removed: what the attempt left is the lock.
-            let _ = fs::remove_file(path.join("LOCK"));
-            let _ = fs::remove_dir(&path);
-        }
-        opened.map(LogStore::handle)
-    }
-
-    /// Opens a store over any storage: how tests inject faults.
-    ///
-    /// # Errors
-    /// Those of [`OpenOptions::open`].
-    pub fn open_storage(self, storage: Arc<dyn Storage>) -> Result<LogStore> {
-        self.check()?;
-        Inner::open(storage, &self).map(LogStore::handle)
-    }
-
-    fn check(&self) -> Result<()> {
-        let (least, most) = SEGMENT_BYTES;
-        if !(least..=most).contains(&self.segment_bytes) {
-            return Err(Error::configuration(format!("segment_bytes is {}, but must be from {least} to {most}", self.segment_bytes)));
-        }
-        if self.durability == Durability::Interval(Duration::ZERO) {
-            return Err(Error::configuration("an interval of 0 is no interval; use Durability::Sync, or at least 1 ms"));
-        }
-        if self.read_up_to_damage && self.accept_loss_after.is_some() {
-            return Err(Error::configuration("accept_loss_after and read_up_to_damage exclude each other; choose one"));
-        }
-        Ok(())
-    }
-}
-
-/// The absolute path of a store's directory, if there can be one.
-fn resolve(path: &Path) -> Result<PathBuf> {
-    let absolute = std::path::absolute(path).map_err(|error| Error::configuration(format!("{path:?} is no path of a store: {error}")))?;
-    match fs::metadata(&absolute) {
-        Ok(metadata) if metadata.is_dir() => return Ok(absolute),
-        Ok(_) => return Err(Error::configuration(format!("{absolute:?} is a file, but a store is a directory; choose another path"))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(Error::io("look up", absolute, &error)),
-    }
-    match absolute.parent().map(fs::metadata) {
-        Some(Ok(metadata)) if metadata.is_dir() => Ok(absolute),
-        Some(Ok(_)) => Err(Error::configuration(format!("{absolute:?} cannot be created: its parent is a file"))),
-        Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("look up the parent of", absolute, &error)),
-        Some(Err(_)) | None => {
-            Err(Error::configuration(format!("{absolute:?} cannot be created: its parent directory does not exist; create it first")))
-        }
-    }
-}
-
-fn make_directory(path: &Path) -> Result<bool> {
-    match OsStorage::create_directory(path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(Error::io("create", path, &error)),
-    }
-}
 
 /// What opening found and did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -448,141 +314,4 @@ impl EventStore for LogStore {
     fn capabilities(&self) -> Capabilities {
         Capabilities::new("embedded", self.handle.inner.options.durability, self.handle.inner.persistent, self.handle.inner.writer.is_writable())
     }
-}
-
-/// What a task is before it is handed in.
-enum Fresh {
-    Append(AppendBatch),
-    Barrier,
-}
-
-enum TaskState {
-    Fresh(Fresh),
-    Waiting(Arc<Ticket<Result<Answer>>>),
-    Done,
-}
-
-/// A task of the writer as a future and a blocking call.
-struct TaskOperation<T> {
-    writer: Arc<Writer<Deciding>>,
-    durability: Durability,
-    state: TaskState,
-    extract: fn(Answer) -> Option<T>,
-}
-
-impl<T> TaskOperation<T> {
-    fn answer(&mut self, answer: Result<Answer>) -> Result<T> {
-        self.state = TaskState::Done;
-        answer.and_then(|answer| (self.extract)(answer).ok_or_else(|| Error::configuration("the writer answered another question")))
-    }
-
-    /// Hands the task in, if that was not done yet.
-    fn start(&mut self, blocking: bool) -> Option<Result<Answer>> {
-        let TaskState::Fresh(fresh) = std::mem::replace(&mut self.state, TaskState::Done) else { return None };
-        let task = match fresh {
-            Fresh::Barrier => Task::Barrier,
-            Fresh::Append(batch) => match Request::new(batch, self.durability) {
-                Ok(request) => Task::Append(request),
-                Err(error) => return Some(Err(error)),
-            },
-        };
-        match self.writer.submit(task, blocking) {
-            Submitted::Answered(answer) => Some(answer),
-            Submitted::Ticket(ticket) => {
-                self.state = TaskState::Waiting(ticket);
-                None
-            }
-        }
-    }
-}
-
-impl<T: Send> Operation<T> for TaskOperation<T> {
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<T>> {
-        if matches!(self.state, TaskState::Fresh(_))
-            && let Some(answer) = self.start(false)
-        {
-            return Poll::Ready(self.answer(answer));
-        }
-        match &self.state {
-            TaskState::Waiting(ticket) => match ticket.poll(context) {
-                Poll::Ready(answer) => Poll::Ready(self.answer(answer)),
-                Poll::Pending => Poll::Pending,
-            },
-            TaskState::Fresh(_) | TaskState::Done => Poll::Ready(Err(Error::configuration("a completion was used again after it had answered"))),
-        }
-    }
-
-    fn wait(&mut self, deadline: Option<Instant>) -> Option<Result<T>> {
-        if matches!(self.state, TaskState::Fresh(_))
-            && let Some(answer) = self.start(true)
-        {
-            return Some(self.answer(answer));
-        }
-        match &self.state {
-            TaskState::Waiting(ticket) => {
-                let answer = self.writer.wait(ticket, deadline)?;
-                Some(self.answer(answer))
-            }
-            TaskState::Fresh(_) | TaskState::Done => Some(Err(Error::configuration("a completion was used again after it had answered"))),
-        }
-    }
-}
-
-impl<T> Drop for TaskOperation<T> {
-    fn drop(&mut self) {
-        if let TaskState::Waiting(ticket) = &self.state {
-            self.writer.abandon(ticket);
-        }
-    }
-}
-
-/// Closing as a future and a blocking call. It waits for the disk, so a task leaves it to a thread.
-struct CloseOperation {
-    handle: Handle,
-    ticket: Option<Arc<Ticket<Result<()>>>>,
-}
-
-impl Operation<()> for CloseOperation {
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
-        if let Some(ticket) = &self.ticket {
-            return ticket.poll(context);
-        }
-        if !self.handle.inner.persistent {
-            return Poll::Ready(self.handle.release());
-        }
-        let ticket = Ticket::new(false);
-        let (handle, answer) = (self.handle.clone(), Arc::clone(&ticket));
-        let closing = thread::Builder::new().name("eventuali-close".to_owned()).spawn(move || {
-            if let Some(waker) = answer.answer(handle.release()) {
-                waker.wake();
-            }
-        });
-        match closing {
-            Ok(_) => {
-                let poll = ticket.poll(context);
-                self.ticket = Some(ticket);
-                poll
-            }
-            // Without a thread it is still closed, at the price of a wait.
-            Err(_) => Poll::Ready(self.handle.release()),
-        }
-    }
-
-    fn wait(&mut self, _deadline: Option<Instant>) -> Option<Result<()>> {
-        Some(self.handle.release())
-    }
-}
-
-/// Writes a new `MANIFEST` from what the segment files of the store say of themselves, where the old one is damaged or
-/// missing. The old one is kept in `quarantine/`.
-///
-/// # Errors
-/// [`StoreLocked`](Error::StoreLocked), [`Corruption`](Error::Corruption) if a segment's header is damaged,
-/// [`Configuration`](Error::Configuration) if there are no segments, [`Io`](Error::Io).
-pub fn rebuild_manifest(path: impl AsRef<Path>) -> Result<()> {
-    let path = resolve(path.as_ref())?;
-    if !path.is_dir() {
-        return Err(Error::configuration(format!("{path:?} does not exist")));
-    }
-    rebuild(&OsStorage::new(path))
 }

@@ -1,9 +1,10 @@
 //! Opening a log: lock, manifest, segments, verdict, and what the verdict asks for.
 
+mod settle;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use uuid::Uuid;
 
@@ -11,17 +12,11 @@ use super::format::SegmentHeader;
 use super::manifest::{MANIFEST, MANIFEST_TMP, Manifest, ManifestProblem, ManifestSegment};
 use super::recovery::{Chain, Evidence, Frame, Verdict, judge};
 use super::segment::{AttachProblem, FIRST_FRAME, Rest, Scan, Segment, file_name, parse_name};
-use super::storage::{Access, Lock, Space, Storage, StorageFile};
+use super::storage::{Access, Lock, Space, Storage};
 use super::watermark::{Mark, WATERMARK, Watermark};
 use crate::error::{Corruption, Error, Result};
 use crate::version::Position;
 
-/// Where bytes go that are cut off.
-const QUARANTINE: &str = "quarantine";
-/// How much of a torn tail is kept.
-const QUARANTINE_BYTES_MAX: u64 = 16 << 20;
-/// How much is copied at once.
-const COPY_BYTES: usize = 1 << 20;
 /// How much space a new segment begins with.
 const FIRST_SPACE: u64 = 64 << 10;
 
@@ -425,130 +420,6 @@ impl Opening<'_> {
         }
         Ok(true)
     }
-
-    /// Carries out the verdict.
-    fn settle(&self, mut found: Found, created: bool) -> Result<Settled> {
-        let epoch_floor = found.chain.epoch.max(found.manifest.epoch).max(found.mark.epoch).max(found.rest.epoch);
-        let mut settled = Settled {
-            store_id: found.manifest.store_id,
-            sealed: Vec::new(),
-            segments: found.segments.clone(),
-            chain: found.chain,
-            epoch_floor,
-            outcome: if created { Outcome::Created } else { Outcome::Clean },
-            rewritten_bytes: 0,
-        };
-        let last_good = Position(found.chain.position - 1);
-        match (found.damage.clone(), self.on_damage) {
-            (Some(damage), OnDamage::Refuse) => return Err(damage.into()),
-            (Some(damage), OnDamage::ReadUpTo) => {
-                settled.outcome = Outcome::Damaged(damage);
-                return Ok(settled);
-            }
-            (Some(damage), OnDamage::AcceptLossAfter(position)) if position != last_good => {
-                return Err(Error::configuration(format!(
-                    "accept_loss_after={position} does not fit: the events up to position {last_good} are intact ({damage})"
-                )));
-            }
-            (None, OnDamage::AcceptLossAfter(_)) => {
-                return Err(Error::configuration(format!(
-                    "the store {:?} is not damaged (its last event is {last_good}); open it without accept_loss_after",
-                    self.storage.path()
-                )));
-            }
-            (Some(_), OnDamage::AcceptLossAfter(_)) => {
-                self.accept_loss(&mut found, epoch_floor)?;
-                settled.segments.clone_from(&found.segments);
-                settled.outcome = Outcome::LossAccepted;
-            }
-            (None, OnDamage::Refuse | OnDamage::ReadUpTo) => {
-                if let (Verdict::Torn, Some(last)) = (&found.verdict, found.segments.last()) {
-                    self.quarantine_rest(last, found.chain.lsn, found.rest.bytes.min(QUARANTINE_BYTES_MAX))?;
-                    cut(last, found.chain.lsn)?;
-                    settled.outcome = Outcome::Recovered { bytes: found.rest.bytes, frames: found.rest.frames };
-                }
-                if found.adopted {
-                    let manifest = manifest_of(&found, epoch_floor);
-                    manifest.replace(self.storage).map_err(|error| self.io("write", MANIFEST, &error))?;
-                }
-            }
-        }
-        settled.sealed = manifest_of(&found, epoch_floor).segments.into_iter().filter(|segment| segment.end_lsn.is_some()).collect();
-        settled.rewritten_bytes = rewrite_unproven(&found)?;
-        Ok(settled)
-    }
-
-    /// Moves everything behind the last good frame to quarantine, and forgets it in an order that can be repeated after a crash at any point.
-    fn accept_loss(&self, found: &mut Found, epoch_floor: u32) -> Result<()> {
-        if let Some(last) = found.segments.last() {
-            self.quarantine_rest(last, found.chain.lsn, found.rest.bytes)?;
-        }
-        for (sequence, generation) in &found.lost {
-            self.quarantine_file(&file_name(*sequence, *generation))?;
-        }
-        let mark = Mark {
-            epoch: epoch_floor,
-            segment: found.segments.last().map_or(0, |segment| segment.header.sequence),
-            durable_lsn: found.mark.durable_lsn.min(found.chain.lsn),
-            visible_lsn: found.chain.lsn,
-            durable_position: found.mark.durable_position.min(found.chain.position - 1),
-            visible_position: found.chain.position - 1,
-        };
-        let mut watermark = Watermark::open(self.storage, found.manifest.store_id).map_err(|error| self.io("open", WATERMARK, &error))?;
-        watermark.write_durably(&mark).map_err(|error| self.io("write", WATERMARK, &error))?;
-        if let Some(last) = found.segments.last_mut() {
-            let writable = Segment::attach(self.storage, &last.name, Access::Write)
-                .map_err(|problem| self.unattachable(&last.name, last.header.sequence, 0, problem))?;
-            cut(&writable, found.chain.lsn)?;
-            *last = Arc::new(writable);
-        }
-        manifest_of(found, epoch_floor).replace(self.storage).map_err(|error| self.io("write", MANIFEST, &error))
-    }
-
-    fn quarantine_rest(&self, segment: &Segment, end_lsn: u64, bytes: u64) -> Result<()> {
-        if bytes == 0 {
-            return Ok(());
-        }
-        let offset = segment.offset(end_lsn);
-        let name = format!("{QUARANTINE}/{}-at-{offset}-{}", segment.name, unix_micros());
-        let copy = || {
-            self.storage.create_folder(QUARANTINE)?;
-            let target = self.storage.create(&name)?;
-            copy_range(&*segment.file, offset, bytes, |block, at| target.write_at(block, at - offset))?;
-            target.sync()?;
-            self.storage.sync_directory(QUARANTINE)
-        };
-        copy().map_err(|error| self.io("write", &name, &error))
-    }
-
-    /// Moves a whole file to quarantine, if it is there.
-    fn quarantine_file(&self, name: &str) -> Result<()> {
-        let target = format!("{QUARANTINE}/{name}-{}", unix_micros());
-        let moved = || {
-            self.storage.create_folder(QUARANTINE)?;
-            match self.storage.rename(name, &target) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                Err(error) => Err(error),
-                Ok(()) => {
-                    self.storage.sync_directory(QUARANTINE)?;
-                    self.storage.sync_directory("")
-                }
-            }
-        };
-        moved().map_err(|error| self.io("move to quarantine", name, &error))
-    }
-}
-
-/// The manifest of what was found to be whole.
-fn manifest_of(found: &Found, epoch: u32) -> Manifest {
-    let count = found.segments.len();
-    let end = |index: usize| match (index + 1 < count, found.last_is_sealed) {
-        (true, _) => found.segments.get(index + 1).map(|next| next.header.base_lsn),
-        (false, true) => Some(found.chain.lsn),
-        (false, false) => None,
-    };
-    let segments = found.segments.iter().enumerate().map(|(index, segment)| named(&segment.header, end(index))).collect();
-    Manifest { store_id: found.manifest.store_id, epoch, segments }
 }
 
 /// How the manifest names a segment.
@@ -566,46 +437,4 @@ pub(crate) fn named(header: &SegmentHeader, end_lsn: Option<u64>) -> ManifestSeg
 pub(crate) fn new_segment(store_id: Uuid, sequence: u64, epoch: u32, chain: &Chain, anchor: u32) -> SegmentHeader {
     let salt = Uuid::new_v4().as_u64_pair();
     SegmentHeader { store_id, salt: salt.0 ^ salt.1, sequence, generation: 0, epoch, base_lsn: chain.lsn, base_position: chain.position, anchor }
-}
-
-fn cut(segment: &Segment, end_lsn: u64) -> Result<()> {
-    segment.file.set_length(segment.offset(end_lsn)).and_then(|()| segment.file.sync()).map_err(|error| segment.io("cut", &error))
-}
-
-/// Writes every frame again that nothing proves to be on disk, and syncs it.
-///
-/// After a failed sync the kernel may keep pages readable and clean that never reached the disk; a sync alone would say
-/// that all is well.
-fn rewrite_unproven(found: &Found) -> Result<u64> {
-    let Some(last) = found.segments.last() else { return Ok(0) };
-    let proven = found.mark.durable_lsn.max(found.chain.durable_upto).max(last.header.base_lsn);
-    let bytes = found.chain.lsn.saturating_sub(proven);
-    if bytes > 0 {
-        let rewrite = || {
-            copy_range(&*last.file, last.offset(proven), bytes, |block, at| last.file.write_at(block, at))?;
-            last.file.sync()
-        };
-        rewrite().map_err(|error| last.io("write again", &error))?;
-    }
-    Ok(bytes)
-}
-
-fn copy_range(source: &dyn StorageFile, start: u64, bytes: u64, mut write: impl FnMut(&[u8], u64) -> io::Result<()>) -> io::Result<()> {
-    let mut block = vec![0; COPY_BYTES];
-    let mut at = start;
-    let end = start + bytes;
-    while at < end {
-        let wanted = usize::try_from(end - at).unwrap_or(usize::MAX).min(block.len());
-        let read = source.read_at(&mut block[..wanted], at)?;
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        write(&block[..read], at)?;
-        at += read as u64;
-    }
-    Ok(())
-}
-
-fn unix_micros() -> u128 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_micros())
 }

@@ -1,0 +1,132 @@
+//! The commit thread, and closing.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use parking_lot::MutexGuard;
+
+use super::group::Answers;
+use super::{Decider, Guard, Mode, Point, State, Writer};
+use crate::error::Result;
+use crate::log::format::{FrameContext, Kind};
+
+impl<D: Decider> Writer<D> {
+    /// Has the commit thread look for work; starts it when it is needed for the first time.
+    pub(super) fn wake_thread(self: &Arc<Self>, core: &mut Guard<'_, D>) {
+        if !core.thread_runs {
+            let writer = Arc::clone(self);
+            match thread::Builder::new().name("eventuali-commit".to_owned()).spawn(move || writer.serve()) {
+                Ok(handle) => {
+                    core.thread_runs = true;
+                    *self.thread.lock() = Some(handle);
+                }
+                Err(error) => {
+                    // Without the thread nobody would ever answer, so everyone is told now.
+                    let mut answers = Answers::new(None);
+                    Self::poison(core, &format!("the commit thread cannot be started: {error}"), &mut answers);
+                    MutexGuard::unlocked(core, || answers.wake());
+                }
+            }
+        }
+        self.work.notify_one();
+    }
+
+    /// The commit thread: leads for those who cannot, and keeps the interval.
+    fn serve(self: &Arc<Self>) {
+        let mut core = self.core.lock();
+        loop {
+            if core.state == State::Closed {
+                return;
+            }
+            let due = match (self.options.mode, core.unsynced_since) {
+                (Mode::Interval(interval), Some(since)) if core.state == State::Open => Some(since + interval),
+                _ => None,
+            };
+            if !core.leading && due.is_some_and(|due| due <= Instant::now()) {
+                core.group.wants_sync = true;
+            }
+            if !core.leading && core.has_work() {
+                self.lead(core, None);
+                core = self.core.lock();
+                continue;
+            }
+            match due.filter(|_| !core.leading) {
+                Some(due) => {
+                    self.work.wait_until(&mut core, due);
+                }
+                None => self.work.wait(&mut core),
+            }
+        }
+    }
+
+    /// Finishes what is under way, marks a clean close, and gives the lock back. Closing again does nothing.
+    pub(crate) fn close(self: &Arc<Self>) -> Result<()> {
+        let mut core = self.core.lock();
+        if core.state == State::Open {
+            core.state = State::Closing;
+        }
+        let result = loop {
+            if core.leading {
+                self.idle.wait(&mut core);
+            } else if core.state == State::Closed {
+                break Ok(());
+            } else if core.has_work() {
+                self.lead(core, None);
+                core = self.core.lock();
+            } else if core.state == State::Closing {
+                core.leading = true;
+                let finished = self.finish(&mut core);
+                core.leading = false;
+                core.state = State::Closed;
+                self.idle.notify_all();
+                break finished;
+            } else {
+                core.state = State::Closed;
+                break Ok(());
+            }
+        };
+        core.thread_runs = false;
+        self.work.notify_all();
+        drop(core);
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != thread::current().id()) {
+            // It has no way to panic that the closing caller could do anything about.
+            let _ = thread.join();
+        }
+        drop(self.lock.lock().take());
+        result
+    }
+
+    fn finish(self: &Arc<Self>, core: &mut Guard<'_, D>) -> Result<()> {
+        let segment = Arc::clone(&core.segment);
+        let before = Point { lsn: core.chain.lsn, position: core.chain.position - 1 };
+        if core.wrote {
+            let mut bytes = Vec::new();
+            let durable = FrameContext { durable_upto: before.lsn, ..core.context() };
+            let checksum = durable.plain(&mut bytes, Kind::Close, &[]);
+            core.extend(bytes.len() as u64, 0, checksum);
+            let end = Point { lsn: core.chain.lsn, position: before.position };
+            let mark = core.mark(end, end);
+            MutexGuard::unlocked(core, || {
+                // The close frame says that everything before it is on disk, so that comes first.
+                segment.file.sync()?;
+                let at = segment.offset(before.lsn);
+                segment.file.write_at(&bytes, at)?;
+                segment.file.set_length(at + bytes.len() as u64)?;
+                segment.file.sync()?;
+                self.watermark.lock().write_durably(&mark)
+            })
+            .map_err(|error| segment.io("close", &error))?;
+            core.durable = end;
+            core.visible = end;
+            self.publish(core);
+        } else {
+            let mark = core.mark(before, before);
+            if self.watermark.lock().says_less_than(&mark) {
+                self.watermark.lock().write_durably(&mark).map_err(|error| segment.io("write the watermark of", &error))?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,160 @@
+//! How a store is opened, and where.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Inner, LogStore, registry};
+use crate::error::{Error, Result};
+use crate::log::open::rebuild_manifest as rebuild;
+use crate::log::storage::Storage;
+use crate::log::storage::os::OsStorage;
+use crate::store::Durability;
+use crate::version::Position;
+
+/// The smallest and largest segments that can be asked for, in bytes.
+const SEGMENT_BYTES: (u64, u64) = (64 << 10, 4 << 30);
+
+/// How a [`LogStore`] is opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenOptions {
+    pub(super) durability: Durability,
+    pub(super) segment_bytes: u64,
+    pub(super) accept_loss_after: Option<Position>,
+    pub(super) read_up_to_damage: bool,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self { durability: Durability::Sync, segment_bytes: 64 << 20, accept_loss_after: None, read_up_to_damage: false }
+    }
+}
+
+impl OpenOptions {
+    /// The defaults: durable by sync, segments of 64 MiB, damage refused.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What an acknowledged append has survived.
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// How large a segment file grows before the next one is begun, in bytes: 64 KiB to 4 GiB.
+    #[must_use]
+    pub fn segment_bytes(mut self, bytes: u64) -> Self {
+        self.segment_bytes = bytes;
+        self
+    }
+
+    /// Gives up everything after `position`, which must be the last good position that the refusal named. What was damaged
+    /// is moved to `quarantine/` first.
+    #[must_use]
+    pub fn accept_loss_after(mut self, position: Position) -> Self {
+        self.accept_loss_after = Some(position);
+        self
+    }
+
+    /// Opens a damaged store for reading up to the damage: reading across it is an error, and appends are refused. A store
+    /// that is not damaged opens as usual.
+    #[must_use]
+    pub fn read_up_to_damage(mut self) -> Self {
+        self.read_up_to_damage = true;
+        self
+    }
+
+    /// Opens the store in a directory, or creates it; the parent directory must exist.
+    ///
+    /// # Errors
+    /// [`StoreLocked`](Error::StoreLocked) if another process writes to it, [`Corruption`](Error::Corruption) if acknowledged
+    /// events are damaged, [`FormatVersion`](Error::FormatVersion) if a newer release wrote it,
+    /// [`Configuration`](Error::Configuration) if the path or an option cannot be used, [`Io`](Error::Io). Nothing is
+    /// created where there is an error.
+    pub fn open(self, path: impl AsRef<Path>) -> Result<LogStore> {
+        let path = resolve(path.as_ref())?;
+        self.check()?;
+        if self.durability == Durability::Memory {
+            return Err(Error::configuration(format!(
+                "a store in a directory ({path:?}) cannot have the durability of memory; use Sync, Interval or Os, or a store in memory"
+            )));
+        }
+        let created = make_directory(&path)?;
+        let opened = registry::find_or_open(&path, &self, || Inner::open(Arc::new(OsStorage::new(path.clone())), &self));
+        if opened.is_err() && created {
+            // Only an empty directory can be removed: what the attempt left is the lock.
+            let _ = fs::remove_file(path.join("LOCK"));
+            let _ = fs::remove_dir(&path);
+        }
+        opened.map(LogStore::handle)
+    }
+
+    /// Opens a store over any storage: how tests inject faults.
+    ///
+    /// # Errors
+    /// Those of [`OpenOptions::open`].
+    pub fn open_storage(self, storage: Arc<dyn Storage>) -> Result<LogStore> {
+        self.check()?;
+        Inner::open(storage, &self).map(LogStore::handle)
+    }
+
+    fn check(&self) -> Result<()> {
+        let (least, most) = SEGMENT_BYTES;
+        if !(least..=most).contains(&self.segment_bytes) {
+            return Err(Error::configuration(format!("segment_bytes is {}, but must be from {least} to {most}", self.segment_bytes)));
+        }
+        if self.durability == Durability::Interval(Duration::ZERO) {
+            return Err(Error::configuration("an interval of 0 is no interval; use Durability::Sync, or at least 1 ms"));
+        }
+        if self.read_up_to_damage && self.accept_loss_after.is_some() {
+            return Err(Error::configuration("accept_loss_after and read_up_to_damage exclude each other; choose one"));
+        }
+        Ok(())
+    }
+}
+
+/// The absolute path of a store's directory, if there can be one.
+fn resolve(path: &Path) -> Result<PathBuf> {
+    let absolute = std::path::absolute(path).map_err(|error| Error::configuration(format!("{path:?} is no path of a store: {error}")))?;
+    match fs::metadata(&absolute) {
+        Ok(metadata) if metadata.is_dir() => return Ok(absolute),
+        Ok(_) => return Err(Error::configuration(format!("{absolute:?} is a file, but a store is a directory; choose another path"))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(Error::io("look up", absolute, &error)),
+    }
+    match absolute.parent().map(fs::metadata) {
+        Some(Ok(metadata)) if metadata.is_dir() => Ok(absolute),
+        Some(Ok(_)) => Err(Error::configuration(format!("{absolute:?} cannot be created: its parent is a file"))),
+        Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("look up the parent of", absolute, &error)),
+        Some(Err(_)) | None => {
+            Err(Error::configuration(format!("{absolute:?} cannot be created: its parent directory does not exist; create it first")))
+        }
+    }
+}
+
+fn make_directory(path: &Path) -> Result<bool> {
+    match OsStorage::create_directory(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(Error::io("create", path, &error)),
+    }
+}
+
+/// Writes a new `MANIFEST` from what the segment files of the store say of themselves, where the old one is damaged or
+/// missing. The old one is kept in `quarantine/`.
+///
+/// # Errors
+/// [`StoreLocked`](Error::StoreLocked), [`Corruption`](Error::Corruption) if a segment's header is damaged,
+/// [`Configuration`](Error::Configuration) if there are no segments, [`Io`](Error::Io).
+pub fn rebuild_manifest(path: impl AsRef<Path>) -> Result<()> {
+    let path = resolve(path.as_ref())?;
+    if !path.is_dir() {
+        return Err(Error::configuration(format!("{path:?} does not exist")));
+    }
+    rebuild(&OsStorage::new(path))
+}
