@@ -28,7 +28,7 @@ use crate::log::segment::Segment;
 use crate::log::storage::{MemoryStorage, Storage};
 use crate::log::sys;
 use crate::log::writer::{Mode, Writer, WriterOptions};
-use crate::store::{AppendBatch, Capabilities, Completion, Durability, EventReader, EventStore, Operation, ReadAll, ReadStream, Receipt, StreamInfo};
+use crate::store::{AppendBatch, Capabilities, Completion, Durability, EventReader, EventStore, ReadAll, ReadStream, Receipt, StreamInfo};
 use crate::version::{AggregateVersion, Position};
 
 /// What opening found and did.

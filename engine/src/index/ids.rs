@@ -167,6 +167,7 @@ mod tests {
     use super::*;
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
         #[test]
         fn an_id_that_was_stored_is_always_among_the_candidates(seeds in proptest::collection::vec((any::<bool>(), any::<u32>()), 1..4000), visible_part in 0.0..1.0_f64) {
             let mut ids = Ids::default();
