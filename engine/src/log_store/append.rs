@@ -277,7 +277,7 @@ impl Deciding {
             let key = StreamKey { tenant: &request.tenant, aggregate_id: &part.aggregate_id };
             if part.events == 0 {
                 let version = self.index.stream(&key).map_or(0, |stream| self.index.version(stream));
-                receipts.push(request.receipt(part, Position(place.visible), AggregateVersion(version)));
+                receipts.push(request.receipt(part, Position(place.position + number as u64 - 1), AggregateVersion(version)));
                 continue;
             }
             let stream = self.index.stream_or_new(&key, &part.aggregate_type)?;

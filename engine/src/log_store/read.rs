@@ -71,8 +71,8 @@ pub(crate) fn read_locations(writer: &Writer<Deciding>, locations: &[Location]) 
     let mut wanted_bytes = 0;
     let mut rest = locations;
     while let Some(first) = rest.first() {
-        let segment = segment_of(&segments, first)?;
-        let run = run_of(segment, rest);
+        let (segment, end_lsn) = segment_of(&segments, first)?;
+        let run = run_of(segment, end_lsn, rest);
         let (start, end) = run.span;
         if read_bytes + (end - start) > BATCH_BYTES && read_bytes > 0 {
             break;
@@ -99,23 +99,24 @@ struct Run {
     span: (u64, u64),
 }
 
-fn segment_of<'a>(segments: &'a [Arc<Segment>], location: &Location) -> Result<&'a Segment> {
-    let index = segments.partition_point(|segment| segment.header.base_lsn <= location.lsn);
-    index
-        .checked_sub(1)
-        .map(|index| &*segments[index])
-        .ok_or_else(|| Error::configuration(format!("position {} lies in no segment", location.position)))
+/// The segment that holds a location, and the LSN at which the next one begins.
+fn segment_of<'a>(segments: &'a [Arc<Segment>], location: &Location) -> Result<(&'a Segment, u64)> {
+    let next = segments.partition_point(|segment| segment.header.base_lsn <= location.lsn);
+    let Some(segment) = next.checked_sub(1).map(|index| &*segments[index]) else {
+        return Err(Error::configuration(format!("position {} lies in no segment", location.position)));
+    };
+    Ok((segment, segments.get(next).map_or(u64::MAX, |next| next.header.base_lsn)))
 }
 
 /// How many of the next locations are read together, and from where to where.
-fn run_of(segment: &Segment, locations: &[Location]) -> Run {
+fn run_of(segment: &Segment, end_lsn: u64, locations: &[Location]) -> Run {
     let at = |location: &Location| segment.offset(location.lsn);
     let entry_end = |start: u64| start + record_entry::BYTES as u64;
     let first = at(&locations[0]);
     let (mut low, mut high) = (first, entry_end(first));
     let mut count = 1;
     for location in &locations[1..] {
-        if location.lsn < segment.header.base_lsn || location.position.abs_diff(locations[0].position) > BATCH_EVENTS as u64 * 4 {
+        if !(segment.header.base_lsn..end_lsn).contains(&location.lsn) {
             break;
         }
         let start = at(location);
