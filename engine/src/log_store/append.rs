@@ -8,7 +8,7 @@ use super::read::read_locations;
 use crate::codec::{Body, check_stream};
 use crate::error::{Error, EventIdProblem, Result};
 use crate::event::{Event, StreamKey};
-use crate::index::{Candidates, IdLookup, Index, KindId, StreamId};
+use crate::index::{Candidates, IdLookup, Index, KindId};
 use crate::log::format::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BODY_SEED, RecordEntry, checksum, frame_header, record_entry};
 use crate::log::writer::{Decider, Decision, Place, Writer};
 use crate::store::{AppendBatch, Durability, Receipt};
@@ -98,25 +98,21 @@ impl Request {
                 first,
             });
         }
-        request.link_streams()?;
+        request.link_streams();
         request.check_ids()?;
         Ok(request)
     }
 
     /// Finds the parts that go to the same stream.
-    fn link_streams(&mut self) -> Result<()> {
+    fn link_streams(&mut self) {
         if self.streams.len() < 2 {
-            return Ok(());
+            return;
         }
         let mut firsts: HashMap<&str, usize> = HashMap::with_capacity(self.streams.len());
         let links: Vec<usize> = self.streams.iter().enumerate().map(|(index, part)| *firsts.entry(&part.aggregate_id).or_insert(index)).collect();
-        for (index, first) in links.into_iter().enumerate() {
-            self.streams[index].first = first;
-            if self.streams[index].aggregate_type != self.streams[first].aggregate_type {
-                return Err(type_error(&self.streams[index], &self.streams[first].aggregate_type));
-            }
+        for (part, first) in self.streams.iter_mut().zip(links) {
+            part.first = first;
         }
-        Ok(())
     }
 
     fn check_ids(&self) -> Result<()> {
@@ -214,8 +210,9 @@ pub(crate) struct Deciding {
 }
 
 /// What the streams of a batch will be, by part.
-struct Standing {
-    stream: Option<StreamId>,
+struct Standing<'a> {
+    /// The type that its events have, if it has any.
+    aggregate_type: Option<&'a str>,
     version: u64,
 }
 
@@ -238,31 +235,34 @@ impl Deciding {
     }
 
     /// Checks what the request expects of its streams. The error comes with whether it rests on events that are not visible yet.
-    fn stand(&self, request: &Request, visible: u64) -> Result<(Vec<Standing>, bool), (Error, bool)> {
-        let mut standings: Vec<Standing> = Vec::with_capacity(request.streams.len());
+    fn stand<'a>(&'a self, request: &'a Request, visible: u64) -> Result<(Vec<Standing<'a>>, bool), (Error, bool)> {
+        let mut standings: Vec<Standing<'a>> = Vec::with_capacity(request.streams.len());
         let mut in_flight = false;
         for (number, part) in request.streams.iter().enumerate() {
-            let (stream, version) = if part.first == number {
+            if part.first == number {
                 let stream = self.index.stream(&request.key(part));
-                (stream, stream.map_or(0, |stream| self.index.version(stream)))
+                let version = stream.map_or(0, |stream| self.index.version(stream));
+                let stored = stream.filter(|_| version > 0);
+                in_flight |= stored.is_some_and(|stream| self.index.last_position(stream) > visible);
+                standings.push(Standing { aggregate_type: stored.map(|stream| self.index.aggregate_type(stream)), version });
             } else {
-                (standings[part.first].stream, standings[part.first].version)
-            };
-            if let Some(stream) = stream.filter(|_| version > 0) {
-                let rests = self.index.version(stream) > 0 && self.index.last_position(stream) > visible;
-                in_flight |= rests;
-                let stored = self.index.aggregate_type(stream);
-                if stored != part.aggregate_type {
-                    return Err((type_error(part, stored), rests));
-                }
+                standings.push(Standing { aggregate_type: None, version: 0 });
+            }
+            let Standing { aggregate_type, version } = standings[part.first];
+            if let Some(stored) = aggregate_type.filter(|stored| *stored != part.aggregate_type) {
+                return Err((type_error(part, stored), in_flight));
             }
             if !part.expected.accepts(AggregateVersion(version)) {
                 let conflict =
                     Error::Conflict { aggregate_id: part.aggregate_id.clone(), expected: part.expected, actual: AggregateVersion(version) };
                 return Err((conflict, in_flight));
             }
-            standings.push(Standing { stream, version });
-            standings[part.first].version += u64::from(part.events);
+            let standing = &mut standings[part.first];
+            standing.version += u64::from(part.events);
+            if part.events > 0 {
+                standing.aggregate_type = Some(&part.aggregate_type);
+            }
+            standings[number].version = standings[part.first].version;
         }
         Ok((standings, in_flight))
     }
