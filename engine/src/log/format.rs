@@ -273,14 +273,18 @@ impl SegmentHeader {
             return Err(HeadProblem::Damaged("the checksum of the segment's header does not match"));
         }
         check_version(u32::from_le_bytes(get(bytes, at::FORMAT_VERSION)), u32::from_le_bytes(get(bytes, at::READABLE_FROM)))?;
+        let (base_lsn, base_position) = (u64::from_le_bytes(get(bytes, at::BASE_LSN)), u64::from_le_bytes(get(bytes, at::BASE_POSITION)));
+        if !is_plausible(base_lsn, base_position) {
+            return Err(HeadProblem::Damaged("the segment's header holds numbers that no log reaches"));
+        }
         Ok(Self {
             store_id: Uuid::from_bytes(get(bytes, at::STORE_ID)),
             salt: u64::from_le_bytes(get(bytes, at::SALT)),
             sequence: u64::from_le_bytes(get(bytes, at::SEQUENCE)),
             generation: u32::from_le_bytes(get(bytes, at::GENERATION)),
             epoch: u32::from_le_bytes(get(bytes, at::EPOCH)),
-            base_lsn: u64::from_le_bytes(get(bytes, at::BASE_LSN)),
-            base_position: u64::from_le_bytes(get(bytes, at::BASE_POSITION)),
+            base_lsn,
+            base_position,
             anchor: u32::from_le_bytes(get(bytes, at::ANCHOR)),
         })
     }
@@ -289,6 +293,11 @@ impl SegmentHeader {
     pub(crate) fn seed(&self) -> u32 {
         segment_seed(self.salt)
     }
+}
+
+/// Whether a log can have got this far: what is larger would overflow sooner or later, and nobody has written that much.
+pub(crate) fn is_plausible(lsn: u64, position: u64) -> bool {
+    lsn < 1 << 62 && (1..1 << 62).contains(&position)
 }
 
 /// Whether this release can read a file whose version is `found`.

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::format::{FILE_SEED, FORMAT_VERSION, HeadProblem, READABLE_FROM, check_version, checksum};
+use super::format::{FILE_SEED, FORMAT_VERSION, HeadProblem, READABLE_FROM, check_version, checksum, is_plausible};
 use super::storage::{Access, Storage, read_exact_at};
 use crate::error::{Error, Result};
 
@@ -138,11 +138,11 @@ impl Manifest {
             base_position: u64_at(entry, layout::BASE_POSITION),
             end_lsn: (u32_at(entry, layout::SEALED) == 1).then(|| u64_at(entry, layout::END_LSN)),
         };
-        Ok(Self {
-            store_id: Uuid::from_bytes(store_id),
-            epoch: u32_at(bytes, layout::EPOCH),
-            segments: entries.chunks_exact(layout::ENTRY_BYTES).take(count).map(segment).collect(),
-        })
+        let segments: Vec<ManifestSegment> = entries.chunks_exact(layout::ENTRY_BYTES).take(count).map(segment).collect();
+        if !segments.iter().all(|segment| is_plausible(segment.base_lsn, segment.base_position)) {
+            return Err(HeadProblem::Damaged("it holds numbers that no log reaches"));
+        }
+        Ok(Self { store_id: Uuid::from_bytes(store_id), epoch: u32_at(bytes, layout::EPOCH), segments })
     }
 
     /// Reads the manifest of a store.

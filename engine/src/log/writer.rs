@@ -193,6 +193,8 @@ struct Group<D: Decider> {
     start_lsn: u64,
     waiters: Vec<(TicketOf<D>, Waiting<D>)>,
     wants_sync: bool,
+    /// It holds this writer's epoch, which must not be given again to other events: synced whatever the mode.
+    begins_epoch: bool,
 }
 
 enum Waiting<D: Decider> {
@@ -234,7 +236,7 @@ impl<D: Decider> Core<D> {
 
 impl<D: Decider> Group<D> {
     fn new(bytes: Vec<u8>, start_lsn: u64) -> Self {
-        Self { bytes, start_lsn, waiters: Vec::new(), wants_sync: false }
+        Self { bytes, start_lsn, waiters: Vec::new(), wants_sync: false, begins_epoch: false }
     }
 
     fn is_empty(&self) -> bool {
@@ -251,12 +253,15 @@ impl<D: Decider> Writer<D> {
         let Some(segment) = segments.last().cloned() else {
             return Err(Error::configuration("the log has no segments"));
         };
+        let Some(new_epoch) = epoch_floor.checked_add(1) else {
+            return Err(Error::LimitExceeded { what: "number of epochs", actual: u64::from(epoch_floor) + 1, max: u64::from(u32::MAX) });
+        };
         let end = Point { lsn: chain.lsn, position: chain.position - 1 };
         let writer = Arc::new(Self {
             core: Mutex::new(Core {
                 decider,
                 chain,
-                new_epoch: Some(epoch_floor + 1),
+                new_epoch: Some(new_epoch),
                 wrote: false,
                 secured: chain.lsn,
                 group: Group::new(Vec::new(), chain.lsn),
@@ -433,6 +438,7 @@ impl<D: Decider> Writer<D> {
                 if let Some(epoch) = core.new_epoch.take() {
                     core.chain.epoch = epoch;
                     core.wrote = true;
+                    core.group.begins_epoch = true;
                     let checksum = core.context().plain(&mut core.group.bytes, Kind::Epoch, &[]);
                     core.extend(frame_header::BYTES as u64, 0, checksum);
                 }

@@ -75,7 +75,8 @@ impl<D: Decider> Writer<D> {
         let spare = std::mem::take(&mut core.spare);
         let group = std::mem::replace(&mut core.group, Group::new(spare, end.lsn));
         self.members.store(0, Ordering::Relaxed);
-        let sync = self.options.mode == Mode::Sync && !group.bytes.is_empty() || group.wants_sync || core.overdue(self.options.mode);
+        let synced_anyway = self.options.mode == Mode::Sync && !group.bytes.is_empty();
+        let sync = synced_anyway || group.wants_sync || group.begins_epoch || core.overdue(self.options.mode);
         let segment = Arc::clone(&core.segment);
         let mark = core.mark(end, end);
         let written = MutexGuard::unlocked(core, || {
