@@ -44,6 +44,16 @@ impl PyAggregate {
         todo!()
     }
 
+    /// Whether a batch is in doubt: sent, and neither acknowledged nor refused.
+    pub(crate) fn in_doubt(&self) -> bool {
+        todo!()
+    }
+
+    /// The version that it has with its pending events left out: that of the last event known to be stored.
+    pub(crate) fn version(&self) -> AggregateVersion {
+        todo!()
+    }
+
     /// Whether there is anything to send.
     pub(crate) fn has_pending(&self) -> bool {
         todo!()

@@ -1,0 +1,90 @@
+"""What both `EventStore` classes share around the core."""
+
+import html
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from eventuali import _eventuali
+from eventuali._eventuali import EventStoreCore
+from eventuali.config import EventStoreConfig
+from eventuali.errors import ConfigurationError
+
+Place: TypeAlias = str | os.PathLike[str] | EventStoreConfig
+"""What names a store: a connection string, a path, or a config."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRequest:
+    """Where a store is, and how it is to be opened."""
+
+    place: str
+    is_path: bool
+    durability: str | None
+    interval_ms: int | None
+    accept_loss_after: int | None
+    read_up_to_damage: bool
+
+    @classmethod
+    def of(cls, store: Place, accept_loss_after: int | None, read_up_to_damage: bool) -> "OpenRequest":  # noqa: FBT001
+        """The request for a connection string, a path or a config."""
+        durability, interval_ms = None, None
+        if isinstance(store, EventStoreConfig):
+            durability, interval_ms, store = store.durability, store.interval_ms, Path(store.path)
+        if not isinstance(store, str | os.PathLike):
+            raise TypeError(
+                "a store is named by a connection string, a path or an EventStoreConfig, "
+                f"such as 'memory://' or './orders', not by {type(store).__name__}"
+            )
+        place = os.fsdecode(store)
+        if place.startswith("~"):
+            place = str(Path(place).expanduser())
+        return cls(place, not isinstance(store, str), durability, interval_ms, accept_loss_after, read_up_to_damage)
+
+    def open(self, *, blocking: bool) -> Any:
+        """The core of the store; without `blocking` perhaps what is to be awaited for it."""
+        return _eventuali.open(
+            self.place,
+            is_path=self.is_path,
+            durability=self.durability,
+            interval_ms=self.interval_ms,
+            accept_loss_after=self.accept_loss_after,
+            read_up_to_damage=self.read_up_to_damage,
+            blocking=blocking,
+        )
+
+
+def core_of(core: object, instead: str) -> EventStoreCore:
+    """The core, for a class that is not to be called with anything else."""
+    if not isinstance(core, EventStoreCore):
+        raise TypeError(f"open a store with `{instead}`")
+    return core
+
+
+def require_attempts(attempts: int) -> int:
+    """How often an update is tried."""
+    if attempts < 1:
+        raise ConfigurationError(f"attempts is a number from 1 on, not {attempts}")
+    return attempts
+
+
+def summary(name: str, core: EventStoreCore) -> str:
+    """A store in one line."""
+    state = "closed" if core.closed else "open"
+    return f"<{name} {core.place}, {core.capabilities().durability}, {state}>"
+
+
+def html_summary(name: str, core: EventStoreCore) -> str:
+    """A store as a small table, for notebooks."""
+    capabilities, report = core.capabilities(), core.open_report
+    rows = {
+        "store": core.place,
+        "state": "closed" if core.closed else "open",
+        "backend": capabilities.backend,
+        "durability": capabilities.durability,
+        "writable": capabilities.writable,
+        "opened": f"{report.outcome}, at position {report.head}",
+    }
+    cells = "".join(f"<tr><th>{key}</th><td>{html.escape(str(value))}</td></tr>" for key, value in rows.items())
+    return f"<table><caption>{name}</caption>{cells}</table>"

@@ -1,0 +1,199 @@
+//! `PyEventStore`: the core behind both `EventStore` classes. It turns arguments into requests, and requests into jobs.
+
+mod answers;
+mod arguments;
+mod load;
+mod opening;
+mod write;
+
+use std::sync::Arc;
+
+use eventuali::{AggregateVersion, Completion, EventStore, Position, ReadAll, ReadStream};
+use pyo3::IntoPyObjectExt;
+use pyo3::prelude::*;
+use pyo3::types::PyType;
+
+use crate::bridge::{self, Effort, Job, Step, Waiter};
+use crate::event::{PyEventMetadata, metadata_argument};
+use crate::stream::stream;
+
+pub(crate) use answers::{PyCapabilities, PyOpenReport, PyReceipt};
+use arguments::{at_least, at_least_or_none, names, text, until};
+use load::Load;
+pub(crate) use opening::{Handle, close_all, open, rebuild_manifest};
+use write::{Append, Save};
+
+type Metadata<'a, 'py> = Option<&'a Bound<'py, PyEventMetadata>>;
+
+/// The core of an `EventStore`: every method answers at once where it need not wait; else, for asyncio, it gives a `Pending`.
+#[pyclass(module = "eventuali._eventuali", name = "EventStoreCore", frozen)]
+pub(crate) struct PyEventStore {
+    handle: Arc<Handle>,
+    /// Made for the synchronous shell: every method waits on the spot.
+    blocking: bool,
+}
+
+impl PyEventStore {
+    fn new(handle: Arc<Handle>, blocking: bool) -> Self {
+        Self { handle, blocking }
+    }
+
+    fn run(&self, py: Python<'_>, job: impl Job) -> PyResult<Py<PyAny>> {
+        if self.blocking { bridge::block_on(py, job) } else { bridge::start(py, job) }
+    }
+
+    fn ask_position(&self, py: Python<'_>, asked: Completion<Position>, effort: Effort) -> PyResult<Py<PyAny>> {
+        self.run(py, Ask { asked, effort, answer: |py: Python<'_>, position: Position| position.0.into_py_any(py) })
+    }
+}
+
+#[pymethods]
+impl PyEventStore {
+    fn save(&self, py: Python<'_>, aggregate: &Bound<'_, PyAny>, metadata: Metadata<'_, '_>) -> PyResult<Py<PyAny>> {
+        self.run(py, Save::one(&self.handle, aggregate, metadata_argument(metadata))?)
+    }
+
+    fn save_all(&self, py: Python<'_>, aggregates: &Bound<'_, PyAny>, metadata: Metadata<'_, '_>) -> PyResult<Py<PyAny>> {
+        self.run(py, Save::all(&self.handle, aggregates, metadata_argument(metadata))?)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the shells name them; here they have a place")]
+    fn append(
+        &self,
+        py: Python<'_>,
+        aggregate_id: &Bound<'_, PyAny>,
+        events: &Bound<'_, PyAny>,
+        aggregate_type: &Bound<'_, PyAny>,
+        expected_version: &Bound<'_, PyAny>,
+        metadata: Metadata<'_, '_>,
+        timestamp: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        let mut append = Append::new(&self.handle, metadata_argument(metadata), true);
+        let timestamp = timestamp.map(arguments::timestamp).transpose()?;
+        append.add(aggregate_id, events, aggregate_type, expected_version, |_| Ok(timestamp))?;
+        self.run(py, append)
+    }
+
+    fn append_all(&self, py: Python<'_>, streams: &Bound<'_, PyAny>, metadata: Metadata<'_, '_>) -> PyResult<Py<PyAny>> {
+        let mut append = Append::new(&self.handle, metadata_argument(metadata), false);
+        append.add_all(streams)?;
+        self.run(py, append)
+    }
+
+    /// `missing` says what happens where there is nothing: an error, or `None`.
+    #[expect(clippy::too_many_arguments, reason = "the shells name them; here they have a place")]
+    fn load(
+        &self,
+        py: Python<'_>,
+        class: &Bound<'_, PyType>,
+        aggregate_id: &Bound<'_, PyAny>,
+        version: Option<&Bound<'_, PyAny>>,
+        at: Option<&Bound<'_, PyAny>>,
+        position: Option<&Bound<'_, PyAny>>,
+        missing_is_error: bool,
+    ) -> PyResult<Py<PyAny>> {
+        self.run(py, Load::new(&self.handle, class, text(aggregate_id)?, until(py, version, at, position)?, missing_is_error)?)
+    }
+
+    fn read(
+        &self,
+        py: Python<'_>,
+        aggregate_id: &Bound<'_, PyAny>,
+        after_version: &Bound<'_, PyAny>,
+        before_version: Option<&Bound<'_, PyAny>>,
+        limit: Option<&Bound<'_, PyAny>>,
+        backwards: bool,
+    ) -> PyResult<Py<PyAny>> {
+        let limit = at_least_or_none("limit", 0, limit)?;
+        let query = ReadStream {
+            tenant: String::new(),
+            aggregate_id: text(aggregate_id)?,
+            after: Some(AggregateVersion(at_least("after_version", 0, after_version)?)),
+            before: at_least_or_none("before_version", 1, before_version)?.map(AggregateVersion),
+            limit,
+            backwards,
+        };
+        stream(py, self.handle.store().read(query), limit.unwrap_or(0), self.blocking)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the shells name them; here they have a place")]
+    fn read_all(
+        &self,
+        py: Python<'_>,
+        after: &Bound<'_, PyAny>,
+        before: Option<&Bound<'_, PyAny>>,
+        event_types: Option<&Bound<'_, PyAny>>,
+        aggregate_types: Option<&Bound<'_, PyAny>>,
+        limit: Option<&Bound<'_, PyAny>>,
+        backwards: bool,
+    ) -> PyResult<Py<PyAny>> {
+        let limit = at_least_or_none("limit", 0, limit)?;
+        let query = ReadAll {
+            after: Some(Position(at_least("after", 0, after)?)),
+            before: at_least_or_none("before", 1, before)?.map(Position),
+            event_types: names("event_types", event_types)?,
+            aggregate_types: names("aggregate_types", aggregate_types)?,
+            limit,
+            backwards,
+            include_system: false,
+        };
+        stream(py, self.handle.store().read_all(query), limit.unwrap_or(u64::MAX), self.blocking)
+    }
+
+    fn head(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.ask_position(py, self.handle.store().head(), Effort::SHORT)
+    }
+
+    fn durable_position(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.ask_position(py, self.handle.store().durable_position(), Effort::SHORT)
+    }
+
+    fn sync(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.ask_position(py, self.handle.store().sync(), Effort::DISK)
+    }
+
+    fn close(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.handle.mark_closed();
+        self.run(py, Ask { asked: self.handle.store().close(), effort: Effort::LONG, answer: |py: Python<'_>, ()| Ok(py.None()) })
+    }
+
+    fn capabilities(&self) -> PyCapabilities {
+        PyCapabilities(self.handle.store().capabilities())
+    }
+
+    #[getter]
+    fn open_report(&self) -> PyOpenReport {
+        PyOpenReport(self.handle.store().open_report().clone())
+    }
+
+    #[getter]
+    fn closed(&self) -> bool {
+        self.handle.is_closed()
+    }
+
+    #[getter]
+    fn place(&self) -> &str {
+        self.handle.place()
+    }
+}
+
+/// An operation of the engine and what becomes of its answer.
+struct Ask<T, F> {
+    asked: Completion<T>,
+    effort: Effort,
+    answer: F,
+}
+
+impl<T, F> Job for Ask<T, F>
+where
+    T: Send + Unpin + 'static,
+    F: Fn(Python<'_>, T) -> PyResult<Py<PyAny>> + Send + 'static,
+{
+    fn step(&mut self, py: Python<'_>, waiter: &Waiter<'_>) -> PyResult<Step> {
+        match waiter.answer(py, &mut self.asked, self.effort)? {
+            None => Ok(Step::Wait),
+            Some(Ok(answer)) => (self.answer)(py, answer).map(Step::Done),
+            Some(Err(error)) => Err(bridge::raise(py, &error)),
+        }
+    }
+}

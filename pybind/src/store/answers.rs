@@ -1,0 +1,143 @@
+//! What a store answers: receipts, capabilities, the open report.
+
+use eventuali::{Capabilities, Durability, OpenOutcome, OpenReport, Receipt};
+use pyo3::prelude::*;
+
+/// The name of a durability, as configs spell it.
+fn durability_name(durability: Durability) -> &'static str {
+    match durability {
+        Durability::Sync => "sync",
+        Durability::Interval(_) => "interval",
+        Durability::Os => "os",
+        Durability::Memory => "memory",
+    }
+}
+
+/// What became of a save or append to one stream.
+#[pyclass(module = "eventuali", name = "Receipt", frozen, eq)]
+#[derive(PartialEq, Eq)]
+pub(crate) struct PyReceipt(pub(crate) Receipt);
+
+#[pymethods]
+impl PyReceipt {
+    #[getter]
+    fn aggregate_id(&self) -> &str {
+        &self.0.aggregate_id
+    }
+
+    #[getter]
+    fn position(&self) -> u64 {
+        self.0.position.0
+    }
+
+    #[getter]
+    fn version(&self) -> u64 {
+        self.0.version.0
+    }
+
+    #[getter]
+    fn events(&self) -> u32 {
+        self.0.events
+    }
+
+    #[getter]
+    fn durability(&self) -> &'static str {
+        durability_name(self.0.durability)
+    }
+
+    fn __repr__(&self) -> String {
+        let Receipt { aggregate_id, position, version, events, durability } = &self.0;
+        let durability = durability_name(*durability);
+        format!("<Receipt {aggregate_id:?}: {events} event(s), version {version}, position {position}, {durability}>")
+    }
+}
+
+/// What a store does and promises.
+#[pyclass(module = "eventuali", name = "Capabilities", frozen, eq)]
+#[derive(PartialEq, Eq)]
+pub(crate) struct PyCapabilities(pub(crate) Capabilities);
+
+#[pymethods]
+impl PyCapabilities {
+    #[getter]
+    fn backend(&self) -> &'static str {
+        self.0.backend
+    }
+
+    #[getter]
+    fn durability(&self) -> &'static str {
+        durability_name(self.0.durability)
+    }
+
+    #[getter]
+    fn persistent(&self) -> bool {
+        self.0.persistent
+    }
+
+    #[getter]
+    fn writable(&self) -> bool {
+        self.0.writable
+    }
+
+    fn __repr__(&self) -> String {
+        let Capabilities { backend, durability, persistent, writable, .. } = self.0;
+        let durability = durability_name(durability);
+        format!("<Capabilities {backend}, durability={durability}, persistent={persistent}, writable={writable}>")
+    }
+}
+
+/// What opening a store found and did.
+#[pyclass(module = "eventuali", name = "OpenReport", frozen, eq)]
+#[derive(PartialEq, Eq)]
+pub(crate) struct PyOpenReport(pub(crate) OpenReport);
+
+#[pymethods]
+impl PyOpenReport {
+    #[getter]
+    fn outcome(&self) -> &'static str {
+        match self.0.outcome {
+            OpenOutcome::Created => "created",
+            OpenOutcome::Recovered { .. } => "recovered",
+            OpenOutcome::LossAccepted { .. } => "loss_accepted",
+            OpenOutcome::Damaged { .. } => "damaged",
+            _ => "clean",
+        }
+    }
+
+    #[getter]
+    fn head(&self) -> u64 {
+        self.0.head.0
+    }
+
+    #[getter]
+    fn rewritten_bytes(&self) -> u64 {
+        self.0.rewritten_bytes
+    }
+
+    #[getter]
+    fn cut_bytes(&self) -> u64 {
+        if let OpenOutcome::Recovered { bytes, .. } = self.0.outcome { bytes } else { 0 }
+    }
+
+    #[getter]
+    fn cut_frames(&self) -> u64 {
+        if let OpenOutcome::Recovered { frames, .. } = self.0.outcome { frames } else { 0 }
+    }
+
+    #[getter]
+    fn last_good_position(&self) -> Option<u64> {
+        match self.0.outcome {
+            OpenOutcome::LossAccepted { after: position } | OpenOutcome::Damaged { up_to: position, .. } => Some(position.0),
+            _ => None,
+        }
+    }
+
+    #[getter]
+    fn damage(&self) -> Option<String> {
+        if let OpenOutcome::Damaged { damage, .. } = &self.0.outcome { Some(damage.to_string()) } else { None }
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<OpenReport {}, head={}, rewritten_bytes={}>", self.outcome(), self.head(), self.rewritten_bytes())
+    }
+}

@@ -1,0 +1,123 @@
+//! What Python callers pass, as the engine's types.
+
+use eventuali::{AggregateVersion, ExpectedVersion, Position, Timestamp};
+use pyo3::exceptions::PyTypeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBool, PyInt, PyString, PyType};
+use uuid::Uuid;
+
+use crate::aggregate::Until;
+use crate::bridge::configuration;
+
+/// An aggregate id: a string or a UUID.
+pub(super) fn text(id: &Bound<'_, PyAny>) -> PyResult<String> {
+    if let Ok(text) = id.cast::<PyString>() {
+        return text.extract();
+    }
+    match id.extract::<Uuid>() {
+        Ok(uuid) => Ok(uuid.to_string()),
+        Err(_) => Err(PyTypeError::new_err(format!("an aggregate id is a str or a uuid.UUID, not {}", kind(id)))),
+    }
+}
+
+/// The name of a value's class, for messages.
+pub(super) fn kind(value: &Bound<'_, PyAny>) -> String {
+    value.get_type().name().map_or_else(|_| "that".to_owned(), |name| name.to_string())
+}
+
+/// A type: its name, or the class that has it.
+pub(super) fn type_name(value: &Bound<'_, PyAny>) -> PyResult<String> {
+    if let Ok(text) = value.cast::<PyString>() {
+        return text.extract();
+    }
+    if value.is_instance_of::<PyType>() {
+        for attribute in [intern!(value.py(), "event_type"), intern!(value.py(), "aggregate_type")] {
+            if let Some(name) = value.getattr_opt(attribute)?.and_then(|name| name.extract().ok()) {
+                return Ok(name);
+            }
+        }
+    }
+    Err(PyTypeError::new_err(format!("a type is a str or an event or aggregate class, not {}", kind(value))))
+}
+
+/// Names to filter by; none given means all.
+pub(super) fn names(option: &str, values: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<String>> {
+    let Some(values) = values else { return Ok(Vec::new()) };
+    if values.is_instance_of::<PyString>() || values.is_instance_of::<PyType>() {
+        return Err(PyTypeError::new_err(format!("{option} is a list: {option}=[{}]", values.repr()?)));
+    }
+    let names = values.try_iter()?.map(|value| type_name(&value?)).collect::<PyResult<Vec<_>>>()?;
+    if names.is_empty() {
+        return Err(configuration(values.py(), &format!("{option} is empty, so nothing could be read; leave it out to read all")));
+    }
+    Ok(names)
+}
+
+/// What the caller believes about a stream: a version, or one of the named expectations.
+pub(super) fn expected(value: &Bound<'_, PyAny>) -> PyResult<ExpectedVersion> {
+    if value.is_instance_of::<PyInt>() && !value.is_instance_of::<PyBool>() {
+        return at_least("expected_version", 0, value).map(|version| ExpectedVersion::Exact(AggregateVersion(version)));
+    }
+    let name = value.getattr_opt(intern!(value.py(), "name"))?.and_then(|name| name.extract::<String>().ok());
+    match name.as_deref() {
+        Some("ANY") => Ok(ExpectedVersion::Any),
+        Some("NO_STREAM") => Ok(ExpectedVersion::NoStream),
+        Some("STREAM_EXISTS") => Ok(ExpectedVersion::Exists),
+        _ => Err(PyTypeError::new_err(format!("expected_version is ANY, NO_STREAM, STREAM_EXISTS or a number, not {}", value.repr()?))),
+    }
+}
+
+/// A number that is not below `least`.
+pub(super) fn at_least(option: &str, least: u64, value: &Bound<'_, PyAny>) -> PyResult<u64> {
+    if !value.is_instance_of::<PyInt>() || value.is_instance_of::<PyBool>() {
+        return Err(PyTypeError::new_err(format!("{option} is a number, not {}", kind(value))));
+    }
+    match value.extract::<u64>() {
+        Ok(number) if number >= least => Ok(number),
+        _ => Err(configuration(value.py(), &format!("{option} is a number from {least} on, not {}", value.repr()?))),
+    }
+}
+
+/// The same, where leaving it out means something.
+pub(super) fn at_least_or_none(option: &str, least: u64, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<u64>> {
+    value.map(|value| at_least(option, least, value)).transpose()
+}
+
+/// An aware `datetime`, in microseconds.
+pub(super) fn timestamp(value: &Bound<'_, PyAny>) -> PyResult<Timestamp> {
+    static PARTS: PyOnceLock<(Py<PyType>, Py<PyAny>, Py<PyAny>)> = PyOnceLock::new();
+    let py = value.py();
+    let (class, epoch, microsecond) = PARTS.get_or_try_init(py, || {
+        let module = py.import("datetime")?;
+        let class = module.getattr("datetime")?.cast_into::<PyType>()?;
+        let utc = module.getattr("timezone")?.getattr("utc")?;
+        let epoch = class.call1((1970, 1, 1, 0, 0, 0, 0, utc))?.unbind();
+        let microsecond = module.getattr("timedelta")?.call1((0, 0, 1))?.unbind();
+        PyResult::Ok((class.unbind(), epoch, microsecond))
+    })?;
+    if !value.is_instance(class.bind(py))? {
+        return Err(PyTypeError::new_err(format!("a time is an aware datetime, not {}", kind(value))));
+    }
+    if value.call_method0(intern!(py, "utcoffset"))?.is_none() {
+        return Err(configuration(py, &format!("{} has no time zone; give it one: value.replace(tzinfo=timezone.utc)", value.repr()?)));
+    }
+    value.sub(epoch)?.floor_div(microsecond)?.extract().map(Timestamp)
+}
+
+/// How far a load goes.
+pub(super) fn until(
+    py: Python<'_>,
+    version: Option<&Bound<'_, PyAny>>,
+    at: Option<&Bound<'_, PyAny>>,
+    position: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Until> {
+    match (version, at, position) {
+        (None, None, None) => Ok(Until::End),
+        (Some(version), None, None) => Ok(Until::Version(AggregateVersion(at_least("version", 1, version)?))),
+        (None, Some(at), None) => timestamp(at).map(Until::Time),
+        (None, None, Some(position)) => Ok(Until::Position(Position(at_least("position", 1, position)?))),
+        _ => Err(configuration(py, "version=, at= and position= each say how far to load: give one of them")),
+    }
+}

@@ -1,0 +1,293 @@
+//! Saving aggregates and appending events.
+
+use std::sync::Arc;
+
+use eventuali::{AggregateVersion, AppendBatch, Completion, Error, EventMetadata, EventStore, Position, Receipt, StreamAppend, Timestamp};
+use pyo3::exceptions::PyTypeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyList, PyType};
+
+use super::arguments::{expected, kind, text, timestamp, type_name};
+use super::{Handle, PyReceipt};
+use crate::aggregate::{PyAggregate, core_of};
+use crate::bridge::{self, Effort, Job, LARGE_BYTES, Step, Waiter, configuration};
+use crate::event::{PyEvent, event_for_append, mark_appended};
+
+/// What it costs to append so much.
+fn effort(handle: &Handle, streams: &[StreamAppend]) -> Effort {
+    let bytes: usize = streams.iter().flat_map(|stream| &stream.events).map(|event| event.data.as_bytes().len() + 64).sum();
+    Effort { large: bytes > LARGE_BYTES, disk: handle.waits() }
+}
+
+/// An append under way.
+struct Sent {
+    asked: Completion<Vec<Receipt>>,
+    effort: Effort,
+    /// It was sent before, and what became of it is not known.
+    again: bool,
+}
+
+impl Sent {
+    fn new(handle: &Handle, streams: Vec<StreamAppend>, again: bool) -> Self {
+        let effort = effort(handle, &streams);
+        Self { asked: handle.store().append(AppendBatch { tenant: String::new(), streams }), effort, again }
+    }
+}
+
+/// Saves aggregates, all of them in one append.
+///
+/// Batches in doubt are resolved first, each by sending exactly that batch again; what was applied since goes in a round of its own.
+pub(super) struct Save {
+    handle: Arc<Handle>,
+    metadata: Arc<EventMetadata>,
+    members: Vec<Member>,
+    /// Answer with a list, however many members there are.
+    list: bool,
+    /// The append under way.
+    sent: Option<Sent>,
+    /// Nothing is left to send; where the log ends is part of the answer for members that had nothing.
+    head: Option<Completion<Position>>,
+}
+
+struct Member {
+    aggregate: Py<PyAggregate>,
+    /// Takes part in the append under way.
+    taking_part: bool,
+    /// What was acknowledged so far.
+    receipt: Option<Receipt>,
+}
+
+impl Save {
+    pub(super) fn one(handle: &Arc<Handle>, aggregate: &Bound<'_, PyAny>, metadata: Arc<EventMetadata>) -> PyResult<Self> {
+        Ok(Self::of(handle, vec![Member::new(core_of(aggregate)?)], metadata, false))
+    }
+
+    pub(super) fn all(handle: &Arc<Handle>, aggregates: &Bound<'_, PyAny>, metadata: Arc<EventMetadata>) -> PyResult<Self> {
+        let mut members: Vec<Member> = Vec::new();
+        for aggregate in aggregates.try_iter()? {
+            let aggregate = aggregate?;
+            let core = core_of(&aggregate)?;
+            if members.iter().any(|member| member.aggregate.is(&core)) {
+                return Err(configuration(aggregates.py(), &format!("save_all was given {} twice", aggregate.repr()?)));
+            }
+            members.push(Member::new(core));
+        }
+        Ok(Self::of(handle, members, metadata, true))
+    }
+
+    fn of(handle: &Arc<Handle>, members: Vec<Member>, metadata: Arc<EventMetadata>, list: bool) -> Self {
+        Self { handle: Arc::clone(handle), metadata, members, list, sent: None, head: None }
+    }
+
+    /// Sends what is to be sent next; false if there is nothing.
+    fn send(&mut self, py: Python<'_>) -> PyResult<bool> {
+        let again = self.members.iter().any(|member| member.aggregate.get().in_doubt());
+        let mut streams = Vec::with_capacity(self.members.len());
+        for member in &mut self.members {
+            let core = member.aggregate.get();
+            let stream = if core.in_doubt() == again { core.begin_save(py, &self.metadata)? } else { None };
+            member.taking_part = stream.is_some();
+            streams.extend(stream);
+        }
+        if streams.is_empty() {
+            return Ok(false);
+        }
+        self.sent = Some(Sent::new(&self.handle, streams, again));
+        Ok(true)
+    }
+
+    /// Tells those who took part; true if there is nothing left to send.
+    fn acknowledged(&mut self, py: Python<'_>, receipts: Vec<Receipt>, again: bool) -> bool {
+        let mut left = false;
+        for (member, mut receipt) in self.members.iter_mut().filter(|member| member.taking_part).zip(receipts) {
+            let core = member.aggregate.get();
+            core.saved(py, &receipt);
+            receipt.events += member.receipt.as_ref().map_or(0, |before| before.events);
+            member.receipt = Some(receipt);
+        }
+        if again {
+            left = self.members.iter().any(|member| member.aggregate.get().has_pending());
+        }
+        !left
+    }
+
+    /// Tells those who took part that their events were not stored, if that is certain.
+    fn refused(&self, py: Python<'_>, error: Error, again: bool) -> PyErr {
+        // A batch that was sent before may be stored, whatever prevents sending it now: only the log's own verdict on it counts.
+        let certain = match &error {
+            Error::OutcomeUnknown { .. } => false,
+            Error::Conflict { .. } | Error::AggregateType { .. } | Error::EventIdConflict { .. } => true,
+            _ => !again,
+        };
+        if certain {
+            self.members.iter().filter(|member| member.taking_part).for_each(|member| member.aggregate.get().not_saved());
+        }
+        bridge::raise(py, &error)
+    }
+
+    fn answer(&mut self, py: Python<'_>, head: Position) -> PyResult<Py<PyAny>> {
+        let durability = self.handle.durability();
+        let receipts = self.members.iter_mut().map(|member| {
+            let core = member.aggregate.get();
+            let nothing = || Receipt { aggregate_id: core.id().to_owned(), position: head, version: core.version(), events: 0, durability };
+            Py::new(py, PyReceipt(member.receipt.take().unwrap_or_else(nothing)))
+        });
+        let mut receipts = receipts.collect::<PyResult<Vec<_>>>()?;
+        match (self.list, receipts.pop()) {
+            (false, Some(receipt)) => Ok(receipt.into_any()),
+            (_, last) => {
+                receipts.extend(last);
+                PyList::new(py, receipts).map(|list| list.into_any().unbind())
+            }
+        }
+    }
+}
+
+impl Member {
+    fn new(aggregate: Bound<'_, PyAggregate>) -> Self {
+        Self { aggregate: aggregate.unbind(), taking_part: false, receipt: None }
+    }
+}
+
+impl Job for Save {
+    fn step(&mut self, py: Python<'_>, waiter: &Waiter<'_>) -> PyResult<Step> {
+        loop {
+            if let Some(head) = &mut self.head {
+                return match waiter.answer(py, head, Effort::SHORT)? {
+                    None => Ok(Step::Wait),
+                    Some(Ok(head)) => self.answer(py, head).map(Step::Done),
+                    Some(Err(error)) => Err(bridge::raise(py, &error)),
+                };
+            }
+            if self.sent.is_none() && !self.send(py)? {
+                self.head = Some(self.handle.store().head());
+                continue;
+            }
+            let Some(sent) = &mut self.sent else { continue };
+            let Some(answer) = waiter.answer(py, &mut sent.asked, sent.effort)? else { return Ok(Step::Wait) };
+            let again = sent.again;
+            self.sent = None;
+            let receipts = answer.map_err(|error| self.refused(py, error, again))?;
+            if self.acknowledged(py, receipts, again) {
+                if self.members.iter().any(|member| member.receipt.is_none()) {
+                    self.head = Some(self.handle.store().head());
+                    continue;
+                }
+                return self.answer(py, Position::START).map(Step::Done);
+            }
+        }
+    }
+}
+
+/// Appends events, to one stream or to several.
+pub(super) struct Append {
+    handle: Arc<Handle>,
+    metadata: Arc<EventMetadata>,
+    streams: Vec<StreamAppend>,
+    /// The events of each stream, whose envelopes are completed in the end.
+    events: Vec<Vec<Py<PyAny>>>,
+    /// Answer with the only receipt.
+    single: bool,
+    sent: Option<Sent>,
+}
+
+impl Append {
+    pub(super) fn new(handle: &Arc<Handle>, metadata: Arc<EventMetadata>, single: bool) -> Self {
+        Self { handle: Arc::clone(handle), metadata, streams: Vec::new(), events: Vec::new(), single, sent: None }
+    }
+
+    /// Adds the events of one stream; `time` gives the timestamp of the event at an index.
+    pub(super) fn add(
+        &mut self,
+        aggregate_id: &Bound<'_, PyAny>,
+        events: &Bound<'_, PyAny>,
+        aggregate_type: &Bound<'_, PyAny>,
+        expected_version: &Bound<'_, PyAny>,
+        time: impl Fn(usize) -> PyResult<Option<Timestamp>>,
+    ) -> PyResult<usize> {
+        let (aggregate_id, aggregate_type) = (text(aggregate_id)?, type_name(aggregate_type)?);
+        let expected = expected(expected_version)?;
+        refuse_a_single_event(events)?;
+        let (mut new_events, mut kept) = (Vec::new(), Vec::new());
+        for (index, event) in events.try_iter()?.enumerate() {
+            let event = event?;
+            new_events.push(event_for_append(&event, &aggregate_id, &aggregate_type, time(index)?, &self.metadata)?);
+            kept.push(event.unbind());
+        }
+        let count = kept.len();
+        self.streams.push(StreamAppend { aggregate_id, aggregate_type, expected, events: new_events });
+        self.events.push(kept);
+        Ok(count)
+    }
+
+    /// Adds `eventuali.StreamAppend`s.
+    pub(super) fn add_all(&mut self, streams: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = streams.py();
+        for stream in streams.try_iter()? {
+            let stream = stream?;
+            let Some(events) = stream.getattr_opt(intern!(py, "events"))? else {
+                return Err(PyTypeError::new_err(format!("append_all takes StreamAppends, not {}", kind(&stream))));
+            };
+            let timestamps = stream.getattr(intern!(py, "timestamps"))?;
+            let times =
+                if timestamps.is_none() { None } else { Some(timestamps.try_iter()?.map(|time| timestamp(&time?)).collect::<PyResult<Vec<_>>>()?) };
+            let count = self.add(
+                &stream.getattr(intern!(py, "aggregate_id"))?,
+                &events,
+                &stream.getattr(intern!(py, "aggregate_type"))?,
+                &stream.getattr(intern!(py, "expected_version"))?,
+                |index| Ok(times.as_ref().and_then(|times| times.get(index).copied())),
+            )?;
+            if let Some(times) = times.filter(|times| times.len() != count) {
+                let id = stream.getattr(intern!(py, "aggregate_id"))?.repr()?;
+                return Err(configuration(py, &format!("{id} has {count} events and {} timestamps: give one for each, or none", times.len())));
+            }
+        }
+        Ok(())
+    }
+
+    fn acknowledged(&self, py: Python<'_>, receipts: Vec<Receipt>) -> PyResult<Py<PyAny>> {
+        for (receipt, events) in receipts.iter().zip(&self.events) {
+            for (back, event) in events.iter().rev().enumerate() {
+                let back = back as u64;
+                let (position, version) = (Position(receipt.position.0 - back), AggregateVersion(receipt.version.0 - back));
+                mark_appended(event.bind(py), position, version, &self.metadata)?;
+            }
+        }
+        let mut receipts = receipts.into_iter().map(|receipt| Py::new(py, PyReceipt(receipt))).collect::<PyResult<Vec<_>>>()?;
+        match (self.single, receipts.pop()) {
+            (true, Some(receipt)) => Ok(receipt.into_any()),
+            (_, last) => {
+                receipts.extend(last);
+                PyList::new(py, receipts).map(|list| list.into_any().unbind())
+            }
+        }
+    }
+}
+
+impl Job for Append {
+    fn step(&mut self, py: Python<'_>, waiter: &Waiter<'_>) -> PyResult<Step> {
+        let (handle, streams) = (&self.handle, &mut self.streams);
+        let sent = self.sent.get_or_insert_with(|| Sent::new(handle, std::mem::take(streams), false));
+        match waiter.answer(py, &mut sent.asked, sent.effort)? {
+            None => Ok(Step::Wait),
+            Some(Ok(receipts)) => self.acknowledged(py, receipts).map(Step::Done),
+            Some(Err(error)) => Err(bridge::raise(py, &error)),
+        }
+    }
+}
+
+/// An event can be iterated as every pydantic model can, and what comes out is nothing that could be stored.
+fn refuse_a_single_event(events: &Bound<'_, PyAny>) -> PyResult<()> {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    if events.is_instance_of::<PyList>() {
+        return Ok(());
+    }
+    let py = events.py();
+    if events.is_instance(CLASS.import(py, "eventuali.event", "DomainEvent")?)? || events.is_instance_of::<PyEvent>() {
+        return Err(PyTypeError::new_err(format!("append takes a list of events: [{}]", events.repr()?)));
+    }
+    Ok(())
+}
