@@ -1,9 +1,84 @@
-//! The conformance suite on the naive model, and the proof that it finds mistakes.
+//! The conformance suite on the embedded engine, in memory and on disk, and on the naive model; and the proof that the suite
+//! finds mistakes.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use eventuali::storage::MemoryStorage;
 use eventuali::testing::{CASES, Home, ModelHome, PlantedBug, PlantedHome, run_case};
+use eventuali::{Durability, EventStore, LogStore, OpenOptions};
+use tempfile::TempDir;
+
+/// The smallest segments there are: the suite's stores have many of them.
+const SMALL_SEGMENT_BYTES: u64 = 64 << 10;
 
 fn boxed<H: Home + 'static>(home: H) -> Box<dyn Home> {
     Box::new(home)
+}
+
+/// A store in a directory of its own.
+struct Directory {
+    directory: TempDir,
+    options: OpenOptions,
+}
+
+impl Home for Directory {
+    fn open(&self) -> Arc<dyn EventStore> {
+        Arc::new(self.options.clone().open(self.directory.path().join("store")).expect("the store opens"))
+    }
+}
+
+fn on_disk(options: OpenOptions) -> Box<dyn Home> {
+    boxed(Directory { directory: tempfile::tempdir().expect("a temporary directory"), options })
+}
+
+fn with(durability: Durability) -> OpenOptions {
+    OpenOptions::new().durability(durability)
+}
+
+mod in_memory {
+    use super::{Arc, EventStore, LogStore};
+
+    fn open() -> Arc<dyn EventStore> {
+        Arc::new(LogStore::memory().expect("the store opens"))
+    }
+
+    eventuali::conformance_suite!(|| super::boxed(open));
+}
+
+/// The engine over files in memory that outlive their store: every rule of a directory, without a disk.
+mod over_files_in_memory_with_small_segments {
+    use super::{Arc, EventStore, MemoryStorage, OpenOptions, SMALL_SEGMENT_BYTES};
+
+    eventuali::conformance_suite!(|| {
+        let storage = Arc::new(MemoryStorage::new());
+        super::boxed(move || -> Arc<dyn EventStore> {
+            let options = OpenOptions::new().segment_bytes(SMALL_SEGMENT_BYTES);
+            Arc::new(options.open_storage(storage.clone()).expect("the store opens"))
+        })
+    });
+}
+
+mod on_disk_with_sync {
+    eventuali::conformance_suite!(|| super::on_disk(super::OpenOptions::new()));
+}
+
+mod on_disk_with_sync_and_small_segments {
+    eventuali::conformance_suite!(|| super::on_disk(super::OpenOptions::new().segment_bytes(super::SMALL_SEGMENT_BYTES)));
+}
+
+mod on_disk_with_interval {
+    use super::{Durability, Duration};
+
+    eventuali::conformance_suite!(|| super::on_disk(super::with(Durability::Interval(Duration::from_millis(5)))));
+}
+
+mod on_disk_with_os {
+    eventuali::conformance_suite!(|| super::on_disk(super::with(super::Durability::Os)));
+}
+
+mod on_disk_with_os_and_small_segments {
+    eventuali::conformance_suite!(|| super::on_disk(super::with(super::Durability::Os).segment_bytes(super::SMALL_SEGMENT_BYTES)));
 }
 
 mod the_naive_model {
