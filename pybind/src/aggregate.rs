@@ -2,93 +2,283 @@
 
 use std::sync::Arc;
 
-use eventuali::{AggregateVersion, Event, EventMetadata, Position, Receipt, StreamAppend, Timestamp};
+use eventuali::{AggregateVersion, EventMetadata, ExpectedVersion, Position, Receipt, StreamAppend};
+use parking_lot::Mutex;
+use pyo3::exceptions::PyTypeError;
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyType;
+use pyo3::types::{PyDict, PyString, PyTuple, PyType};
+use uuid::Uuid;
+
+use crate::aggregate_class::{AggregateClass, Route};
+use crate::domain::Domain;
+use crate::errors;
+use crate::event::{PyEvent, Stream, owned};
+use crate::metadata::PyEventMetadata;
 
 /// What an aggregate is to the store: id, type, version, pending events, batch in doubt.
 #[pyclass(frozen, module = "eventuali._eventuali", name = "AggregateCore")]
-pub(crate) struct PyAggregate {}
+pub(crate) struct PyAggregate {
+    class: Arc<AggregateClass>,
+    stream: Arc<Stream>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// With the pending events.
+    version: u64,
+    pending: Vec<Pending>,
+    in_doubt: Option<InDoubt>,
+    /// Whether a handler runs.
+    applying: bool,
+}
+
+struct Pending {
+    event: Py<PyAny>,
+    envelope: Py<PyEvent>,
+}
+
+/// The first so many pending events were sent with this metadata, and there was no answer yet.
+struct InDoubt {
+    events: usize,
+    metadata: Arc<EventMetadata>,
+}
+
+impl State {
+    fn stored_version(&self) -> u64 {
+        self.version - self.pending.len() as u64
+    }
+}
 
 /// The core of an aggregate.
 ///
 /// # Errors
 /// `TypeError` if it is not an `Aggregate`.
-pub(crate) fn core_of<'py>(_aggregate: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAggregate>> {
-    todo!()
+pub(crate) fn core_of<'py>(aggregate: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAggregate>> {
+    let py = aggregate.py();
+    let core = aggregate.getattr(intern!(py, "__eventuali_core__")).ok();
+    if let Some(Ok(core)) = core.map(Bound::cast_into::<PyAggregate>) {
+        return Ok(core);
+    }
+    let problem = if aggregate.is_instance(Domain::get(py)?.aggregate.bind(py))? {
+        "was made without its constructor; construct it, or load it from a store"
+    } else {
+        "is not an aggregate; give an object of a subclass of Aggregate"
+    };
+    Err(PyTypeError::new_err(format!("{} {problem}", aggregate.get_type().qualname()?)))
 }
 
 impl PyAggregate {
+    /// A core without events.
+    pub(crate) fn without_events(class: Arc<AggregateClass>, id: String) -> Self {
+        let stream = Arc::new(Stream { aggregate_id: id, aggregate_type: Arc::clone(&class.aggregate_type) });
+        Self { class, stream, state: Mutex::default() }
+    }
+
     /// Its id.
     pub(crate) fn id(&self) -> &str {
-        todo!()
+        &self.stream.aggregate_id
     }
 
-    /// Its type.
-    pub(crate) fn aggregate_type(&self) -> &str {
-        todo!()
-    }
-
-    /// What a save sends next: the batch in doubt if there is one, else all pending events, which count as in doubt from now on.
-    pub(crate) fn begin_save(&self, _py: Python<'_>, _metadata: &Arc<EventMetadata>) -> PyResult<Option<StreamAppend>> {
-        todo!()
-    }
-
-    /// The batch was stored: removes exactly what was sent, and completes the envelopes of those events.
-    pub(crate) fn saved(&self, _py: Python<'_>, _receipt: &Receipt) {
-        todo!()
-    }
-
-    /// The batch was certainly not stored: its events are pending again, and nothing is in doubt.
-    pub(crate) fn not_saved(&self) {
-        todo!()
-    }
-
-    /// Whether a batch is in doubt: sent, and neither acknowledged nor refused.
-    pub(crate) fn in_doubt(&self) -> bool {
-        todo!()
-    }
-
-    /// The version that it has with its pending events left out: that of the last event known to be stored.
+    /// The version of the last event that is known to be stored.
     pub(crate) fn version(&self) -> AggregateVersion {
-        todo!()
+        AggregateVersion(self.state.lock().stored_version())
+    }
+
+    /// Whether a batch was sent and neither acknowledged nor refused.
+    pub(crate) fn in_doubt(&self) -> bool {
+        self.state.lock().in_doubt.is_some()
     }
 
     /// Whether there is anything to send.
     pub(crate) fn has_pending(&self) -> bool {
-        todo!()
+        !self.state.lock().pending.is_empty()
+    }
+
+    /// Its stored events make this version now; handlers run from here to `set_version(…, false)`.
+    pub(crate) fn set_version(&self, version: u64, applying: bool) {
+        let mut state = self.state.lock();
+        state.version = version;
+        state.applying = applying;
+    }
+
+    /// What a save sends next: the batch in doubt if there is one, else all pending events, which count as in doubt from now on.
+    pub(crate) fn begin_save(&self, py: Python<'_>, metadata: &Arc<EventMetadata>) -> PyResult<Option<StreamAppend>> {
+        let mut state = self.state.lock();
+        if state.pending.is_empty() {
+            return Ok(None);
+        }
+        let all = state.pending.len();
+        let sent = state.in_doubt.get_or_insert_with(|| InDoubt { events: all, metadata: Arc::clone(metadata) });
+        let (count, metadata) = (sent.events, Arc::clone(&sent.metadata));
+        let events: Option<_> = state.pending[..count].iter().map(|pending| pending.envelope.get().to_new_event(py, &metadata)).collect();
+        let Some(events) = events else {
+            return Err(PyTypeError::new_err(format!("a pending event of {:?} was stored by another way already; load it again", self.id())));
+        };
+        Ok(Some(StreamAppend {
+            aggregate_id: self.stream.aggregate_id.clone(),
+            aggregate_type: self.stream.aggregate_type.to_string(),
+            expected: match state.stored_version() {
+                0 => ExpectedVersion::NoStream,
+                version => ExpectedVersion::Exact(AggregateVersion(version)),
+            },
+            events,
+        }))
+    }
+
+    /// The batch was stored: removes exactly what was sent, and completes the envelopes of those events.
+    pub(crate) fn saved(&self, _py: Python<'_>, receipt: &Receipt) {
+        let mut state = self.state.lock();
+        // Two saves may have sent the same batch: only the first answer finds it.
+        let stored = receipt.version.0.saturating_sub(state.stored_version());
+        let count = usize::try_from(stored).unwrap_or(usize::MAX).min(state.pending.len());
+        let Some(sent) = state.in_doubt.take_if(|sent| sent.events <= count) else { return };
+        let first = state.stored_version() + 1;
+        let done: Vec<_> = state.pending.drain(..sent.events).collect();
+        drop(state);
+        for (version, pending) in (first..).zip(&done) {
+            let position = Position(receipt.position.0 - (receipt.version.0 - version));
+            pending.envelope.get().mark_stored(position, AggregateVersion(version), &sent.metadata);
+        }
+    }
+
+    /// The batch was certainly not stored: its events are pending again, and nothing is in doubt.
+    pub(crate) fn not_saved(&self) {
+        self.state.lock().in_doubt = None;
+    }
+
+    fn misuse(&self, py: Python<'_>, name: &str, message: &str) -> PyErr {
+        let facts = PyDict::new(py);
+        let filled = facts.set_item("aggregate_id", self.id()).and_then(|()| facts.set_item("aggregate_type", &*self.stream.aggregate_type));
+        filled.err().unwrap_or_else(|| errors::error(py, name, message, &facts))
+    }
+
+    fn apply_next(&self, aggregate: &Bound<'_, PyAny>, event: &Bound<'_, PyAny>, version: u64) -> PyResult<Pending> {
+        let py = aggregate.py();
+        let domain = Domain::get(py)?;
+        let route = self.class.route(event, self.id())?;
+        if let Some(envelope) = domain.envelope(event)? {
+            return Err(owned(py, envelope.get()));
+        }
+        let payload = route.event.serialize(event)?;
+        let envelope = PyEvent::new(&route.event, &self.stream, Some(AggregateVersion(version)), None, payload.unbind());
+        let envelope = Bound::new(py, envelope)?;
+        domain.set_envelope(event, &envelope)?;
+        if let Err(error) = handle(&route, aggregate, event) {
+            domain.clear_envelope(event)?;
+            return Err(error);
+        }
+        Ok(Pending { event: event.clone().unbind(), envelope: envelope.unbind() })
     }
 }
 
-/// Where a load ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Until {
-    /// At the last event.
-    End,
-    /// With the event of this version.
-    Version(AggregateVersion),
-    /// With the last event at or before this position.
-    Position(Position),
-    /// Before the first event later than this.
-    Time(Timestamp),
+/// Runs the handler; where it raises, what it rebound is put back.
+fn handle(route: &Route, aggregate: &Bound<'_, PyAny>, event: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = aggregate.py();
+    let fields = aggregate.getattr(intern!(py, "__dict__"))?.cast_into::<PyDict>()?;
+    let before = fields.copy()?;
+    let private = aggregate.getattr(intern!(py, "__pydantic_private__"))?.cast_into::<PyDict>().ok();
+    let private = private.map(|private| private.copy().map(|before| (private, before))).transpose()?;
+    let result = route.handler.bind(py).call1((aggregate, event));
+    if result.is_err() {
+        for (now, before) in private.iter().chain([&(fields, before)]) {
+            now.clear();
+            now.update(before.as_mapping())?;
+        }
+    }
+    result.map(drop)
 }
 
-/// An aggregate that is being built from its events, batch by batch.
-pub(crate) struct LoadedAggregate {}
-
-impl LoadedAggregate {
-    /// An aggregate of `class` without events.
-    pub(crate) fn new(_class: &Bound<'_, PyType>, _id: &str, _until: Until) -> PyResult<Self> {
-        todo!()
+#[pymethods]
+impl PyAggregate {
+    #[new]
+    #[pyo3(signature = (class, id = None))]
+    fn py_new(class: &Bound<'_, PyType>, id: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+        let id = match id {
+            None => Uuid::now_v7().to_string(),
+            Some(id) => match id.cast::<PyString>() {
+                Ok(id) => id.to_str()?.to_owned(),
+                Err(_) => id.extract::<Uuid>().map(|id| id.to_string()).map_err(|_| {
+                    let given = id.repr().map_or_else(|_| "something else".to_owned(), |text| text.to_string());
+                    PyTypeError::new_err(format!("id={given} is neither a string nor a UUID"))
+                })?,
+            },
+        };
+        Ok(Self::without_events(AggregateClass::of(class)?, id))
     }
 
-    /// Applies the next events; `false` once the rest does not belong to it any more.
-    pub(crate) fn feed(&mut self, _py: Python<'_>, _events: Vec<Event>) -> PyResult<bool> {
-        todo!()
+    #[getter(id)]
+    fn py_id(&self) -> &str {
+        self.id()
     }
 
-    /// The aggregate; `None` if it had no events.
-    pub(crate) fn finish(self, _py: Python<'_>) -> Option<Py<PyAny>> {
-        todo!()
+    #[getter(version)]
+    fn py_version(&self) -> u64 {
+        self.state.lock().version
+    }
+
+    #[getter]
+    fn pending_events<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let events: Vec<_> = self.state.lock().pending.iter().map(|pending| pending.event.clone_ref(py)).collect();
+        PyTuple::new(py, events)
+    }
+
+    /// Applies an event to the aggregate whose core this is.
+    fn apply(&self, aggregate: &Bound<'_, PyAny>, event: &Bound<'_, PyAny>) -> PyResult<()> {
+        let version = {
+            let mut state = self.state.lock();
+            if state.applying {
+                drop(state);
+                let message = "apply was called while an event is being applied; a handler only records what its event says: \
+                               apply further events in a command method, and use an aggregate in one thread at a time";
+                return Err(self.misuse(aggregate.py(), "ReentrantApplyError", message));
+            }
+            state.applying = true;
+            state.version + 1
+        };
+        let result = self.apply_next(aggregate, event, version);
+        let mut state = self.state.lock();
+        state.applying = false;
+        state.pending.push(result?);
+        state.version = version;
+        Ok(())
+    }
+
+    /// A core of its own with the same events.
+    fn copy(&self, py: Python<'_>) -> Self {
+        let state = self.state.lock();
+        let pending = &state.pending;
+        let pending = pending.iter().map(|pending| Pending { event: pending.event.clone_ref(py), envelope: pending.envelope.clone_ref(py) });
+        let in_doubt = state.in_doubt.as_ref().map(|sent| InDoubt { events: sent.events, metadata: Arc::clone(&sent.metadata) });
+        let state = State { version: state.version, pending: pending.collect(), in_doubt, applying: false };
+        Self { class: Arc::clone(&self.class), stream: Arc::clone(&self.stream), state: Mutex::new(state) }
+    }
+
+    /// What is pickled: id, version, pending events, how many of them are in doubt, and the metadata these were sent with.
+    fn state<'py>(&self, py: Python<'py>) -> PyResult<(String, u64, Bound<'py, PyTuple>, usize, Option<Py<PyEventMetadata>>)> {
+        let pending = self.pending_events(py)?;
+        let state = self.state.lock();
+        let sent = state.in_doubt.as_ref().map(|sent| (sent.events, Arc::clone(&sent.metadata)));
+        let version = state.version;
+        drop(state);
+        let (count, metadata) = sent.map_or((0, None), |(count, metadata)| (count, Some(metadata)));
+        let metadata = metadata.map(|metadata| Py::new(py, PyEventMetadata(metadata))).transpose()?;
+        Ok((self.id().to_owned(), version, pending, count, metadata))
+    }
+
+    #[staticmethod]
+    fn restore(class: &Bound<'_, PyType>, state: (String, u64, Vec<Bound<'_, PyAny>>, usize, Option<Py<PyEventMetadata>>)) -> PyResult<Self> {
+        let (id, version, events, count, metadata) = state;
+        let domain = Domain::get(class.py())?;
+        let core = Self::without_events(AggregateClass::of(class)?, id);
+        let pending = events.into_iter().map(|event| {
+            let envelope = domain.envelope(&event)?.ok_or_else(|| PyTypeError::new_err("a pending event has lost its envelope"))?;
+            Ok(Pending { event: event.unbind(), envelope: envelope.unbind() })
+        });
+        let in_doubt = metadata.map(|metadata| InDoubt { events: count, metadata: Arc::clone(&metadata.get().0) });
+        let pending = pending.collect::<PyResult<_>>()?;
+        *core.state.lock() = State { version, pending, in_doubt, applying: false };
+        Ok(core)
     }
 }

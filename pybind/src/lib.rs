@@ -1,9 +1,13 @@
 //! The Python module.
 
 mod aggregate;
+mod aggregate_class;
 mod bridge;
+mod domain;
 mod errors;
 mod event;
+mod load;
+mod metadata;
 mod store;
 mod stream;
 
@@ -14,7 +18,11 @@ mod _eventuali {
     #[pymodule_export]
     use crate::bridge::Pending;
     #[pymodule_export]
-    use crate::event::{PyEvent, PyEventMetadata};
+    use crate::domain::classes_changed;
+    #[pymodule_export]
+    use crate::event::PyEvent;
+    #[pymodule_export]
+    use crate::metadata::PyEventMetadata;
     #[pymodule_export]
     use crate::store::{PyCapabilities, PyEventStore, PyOpenReport, PyReceipt, close_all, open, rebuild_manifest};
     #[pymodule_export]

@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use crate::bridge::{self, Effort, Job, Step, Waiter};
-use crate::event::{PyEventMetadata, metadata_argument};
+use crate::metadata::{PyEventMetadata, metadata_argument};
 use crate::stream::stream;
 
 pub(crate) use answers::{PyCapabilities, PyOpenReport, PyReceipt};

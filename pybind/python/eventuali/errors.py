@@ -11,8 +11,8 @@ EventualiError
 │   └── FieldNotSetError          (AttributeError) a field was read before an event set it
 ├── EventUsageError               an event was used in a way that cannot work
 │   ├── EnvelopeError             (AttributeError) the event does not have this part of its envelope yet
-│   ├── EventOwnedError           the event already belongs to an aggregate
-│   └── EventDefinitionError      (TypeError) an event class, aggregate class or handler cannot be defined like this
+│   └── EventOwnedError           the event already belongs to an aggregate
+├── DefinitionError               (TypeError) an event class, aggregate class or handler cannot be defined like this
 ├── SerializationError            an event cannot be turned into bytes that read back equal
 ├── DeserializationError          a stored event cannot be turned into its class
 │   ├── AmbiguousEventError       several classes claim this stored event
@@ -48,9 +48,9 @@ __all__ = [
     "ConfigurationError",
     "ConflictError",
     "CorruptionError",
+    "DefinitionError",
     "DeserializationError",
     "EnvelopeError",
-    "EventDefinitionError",
     "EventIdConflictError",
     "EventOwnedError",
     "EventUsageError",
@@ -215,7 +215,7 @@ class EventOwnedError(EventUsageError):
     """The aggregate it belongs to."""
 
 
-class EventDefinitionError(EventUsageError, TypeError):
+class DefinitionError(EventualiError, TypeError):
     """A class of events, an aggregate class or a handler cannot be defined like this."""
 
     field: str | None

@@ -8,8 +8,8 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyInt, PyString, PyType};
 use uuid::Uuid;
 
-use crate::aggregate::Until;
 use crate::bridge::configuration;
+use crate::load::Until;
 
 /// An aggregate id: a string or a UUID.
 pub(super) fn text(id: &Bound<'_, PyAny>) -> PyResult<String> {

@@ -7,8 +7,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use super::Handle;
-use crate::aggregate::{LoadedAggregate, Until};
 use crate::bridge::{self, Job, Step, Waiter, turn};
+use crate::load::{LoadedAggregate, Until};
 
 /// So many events are applied before the clock is looked at.
 const CHUNK: usize = 128;

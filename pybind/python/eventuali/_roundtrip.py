@@ -1,0 +1,275 @@
+"""Whether what is stored of an event comes back equal.
+
+Two questions: which classes can be trusted once one of their events was read back (asked once for a class), and whether
+this very event reads back equal (asked for the first event of a class, and for each event of a class that cannot be
+trusted).
+"""
+
+import dataclasses
+import enum
+import math
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timezone
+from typing import Any, Final, NamedTuple, cast
+
+from pydantic import BaseModel, ValidationError
+
+from eventuali.errors import SerializationError
+from eventuali.event import SETTINGS, DomainEvent, Value
+
+_READ: Final = {"extra": "ignore"}
+
+_TRUSTED: Final = frozenset({"bool", "date", "decimal", "int", "none", "str", "timedelta", "uuid"})
+"""Kinds of which every value comes back equal. (Of integers, those beyond 4,300 digits do not; the payload shows them.)"""
+
+_CONTAINERS: Final = frozenset(
+    {"default", "definition-ref", "definitions", "frozenset", "list", "model-field", "model-fields", "nullable", "set", "tuple"}
+)
+"""Kinds that are as trustworthy as what they contain."""
+
+_KEYS: Final = frozenset({"str", "int", "uuid", "date"})
+"""Kinds that come back equal as the keys of an object."""
+
+_REFUSED: Final = {"callable": "a callable", "generator": "an iterator, which can be read only once"}
+
+_CHILDREN: Final = ("schema", "items_schema", "schemas", "fields", "keys_schema", "values_schema", "choices", "definitions",
+                    "lax_schema", "strict_schema", "json_schema", "python_schema", "steps", "arguments_schema")  # fmt: skip
+
+
+class Plan(NamedTuple):
+    """What the extension needs to know about a class of events."""
+
+    event_type: str
+    event_version: int
+    to_json: Callable[..., bytes]
+    validate_json: Callable[..., DomainEvent]
+    check_each: bool
+    """Whether each event has to be read back, not only the first one."""
+    moments: tuple[str, ...]
+    """Fields that hold a date with time: one whose offset from UTC has seconds does not come back."""
+    nested: tuple[type, ...]
+    """Models inside: an object of a subclass would come back as one of the class."""
+
+
+def plan_of(cls: type[DomainEvent]) -> Plan:
+    """Looks at the fields of an event class.
+
+    Raises:
+        SerializationError: If one of them can never come back; it names the field.
+    """
+    if not cls.__pydantic_complete__:
+        cls.model_rebuild()
+    look = _Look(cls)
+    look.at_model(cast("Mapping[str, Any]", cls.__pydantic_core_schema__))
+    return Plan(
+        cls.event_type,
+        cls.event_version,
+        cls.__pydantic_serializer__.to_json,
+        cls.__pydantic_validator__.validate_json,
+        not look.trusted,
+        tuple(look.moments),
+        tuple(look.nested),
+    )
+
+
+class _Look:
+    """One walk through the schema of an event class."""
+
+    def __init__(self, cls: type[DomainEvent]) -> None:
+        self.trusted = True
+        self.moments: list[str] = []
+        self.nested: list[type] = []
+        self._cls = cls
+
+    def at_model(self, schema: Mapping[str, Any]) -> None:
+        """Walks from the event's own schema, which may stand behind definitions."""
+        while schema["type"] == "definitions":
+            for definition in schema["definitions"]:
+                if definition.get("cls") is not self._cls:
+                    self._at(definition, (), inherits=False)
+            inner = schema["schema"]
+            if inner["type"] == "definition-ref":
+                inner = next(each for each in schema["definitions"] if each["ref"] == inner["schema_ref"])
+            schema = inner
+        self._at(schema, (), inherits=True)
+
+    def _at(self, schema: Mapping[str, Any], path: tuple[str, ...], *, inherits: bool) -> None:
+        kind = schema["type"]
+        if "serialization" in schema or schema.get("strict") or kind in {"dataclass", "call"}:
+            self.trusted = False
+        if kind in _REFUSED:
+            self._refuse(path, f"it is {_REFUSED[kind]}")
+        if kind in {"model", "dataclass"}:
+            inherits = self._at_class(schema)
+        elif kind in {"model-field", "typed-dict-field", "dataclass-field"}:
+            self._at_field(schema, path)
+        elif kind in {"datetime", "time"}:
+            self._at_moment(path)
+        elif kind == "dict":
+            keys = schema.get("keys_schema", {"type": "any"})
+            self.trusted &= keys["type"] in _KEYS and "values_schema" in schema
+        elif kind in {"float", "bytes"}:
+            self.trusted &= inherits
+        elif kind == "enum":
+            self.trusted &= all(type(member.value) in {int, str} for member in schema["members"])
+        elif kind == "literal":
+            self.trusted &= all(type(each) in {int, str, bool, type(None)} for each in schema["expected"])
+        elif kind not in _TRUSTED and kind not in _CONTAINERS:
+            self.trusted = False
+        if schema.get("extras_schema") is not None or schema.get("extra_behavior") == "allow":
+            self._refuse(path, "it allows extra fields, and unknown stored fields are ignored")
+        for child, name in _children(schema):
+            self._at(child, (*path, name) if name else path, inherits=inherits)
+
+    def _at_class(self, schema: Mapping[str, Any]) -> bool:
+        cls = schema["cls"]
+        if cls is not self._cls:
+            self.nested.append(cls)
+        if schema.get("custom_init") or schema.get("post_init"):
+            self.trusted = False
+        own = issubclass(cls, (DomainEvent, Value))
+        return own and SETTINGS.items() <= {**cls.model_config, "frozen": True}.items()
+
+    def _at_field(self, schema: Mapping[str, Any], path: tuple[str, ...]) -> None:
+        if schema.get("serialization_exclude"):
+            self._refuse(path, "it is excluded from serialization (exclude=True)")
+        if schema.get("serialization_exclude_if") is not None:
+            self.trusted = False
+        written = schema.get("serialization_alias")
+        read = schema.get("validation_alias")
+        readable = {read} if isinstance(read, str) else {step[0] for step in read or () if len(step) == 1}
+        if written is not None and written != path[-1] and written not in readable:
+            self._refuse(path, f"it is written as {written!r} and read as {read!r}; give it one alias for both")
+
+    def _at_moment(self, path: tuple[str, ...]) -> None:
+        if len(path) == 1:
+            self.moments.append(path[0])
+        else:
+            self.trusted = False
+
+    def _refuse(self, path: tuple[str, ...], reason: str) -> None:
+        raise _refusal(self._cls, ".".join(path), reason)
+
+
+def _children(schema: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str]]:
+    for key in _CHILDREN:
+        found = schema.get(key)
+        if isinstance(found, Mapping) and "type" in found and isinstance(found["type"], str):
+            yield found, ""
+        elif isinstance(found, Mapping):
+            for name, child in found.items():
+                if isinstance(child, Mapping):
+                    yield child, str(name) if key == "fields" else ""
+        elif isinstance(found, (list, tuple)):
+            for child in found:
+                if isinstance(child, tuple):  # a choice of a union, with its label
+                    child = child[0]  # noqa: PLW2901
+                if isinstance(child, Mapping):
+                    yield child, str(child.get("name", "")) if key == "fields" else ""
+
+
+def payload_of(event: DomainEvent, failure: Exception) -> bytes:
+    """The payload of an event that could not be serialized without a warning, if it reads back equal all the same.
+
+    Raises:
+        SerializationError: If it cannot be serialized at all, or does not; it names the field.
+    """
+    serializer = type(event).__pydantic_serializer__
+    try:
+        payload = serializer.to_json(event, round_trip=True, by_alias=True, warnings=False)
+    except Exception:  # noqa: BLE001  # whatever a field's own serializer raises
+        for name in type(event).__pydantic_fields__:
+            try:
+                serializer.to_json(event, round_trip=True, by_alias=True, warnings=False, include={name})
+            except Exception as error:  # noqa: BLE001
+                raise _refusal(type(event), name, _first_line(error)) from failure
+        raise _refusal(type(event), None, _first_line(failure)) from failure
+    check(event, payload)
+    return payload
+
+
+def check(event: DomainEvent, payload: bytes) -> None:
+    """Reads a payload back and compares it with the event.
+
+    Raises:
+        SerializationError: If it cannot be read back, or what is read back differs; it names the field.
+    """
+    cls = type(event)
+    try:
+        back = cls.__pydantic_validator__.validate_json(payload, **_READ)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        field = str(first["loc"][0]) if first["loc"] else _overlong_field(event)
+        raise _refusal(cls, field, f"it does not read back: {first['msg']}") from error
+    except Exception as error:
+        raise _refusal(cls, None, f"it does not read back: {_first_line(error)}") from error
+    for name in cls.__pydantic_fields__:
+        mine, read = event.__dict__.get(name), back.__dict__.get(name)
+        if not same(mine, read):
+            raise _refusal(cls, name, f"{mine!r:.100} would come back as {read!r:.100}")
+
+
+def _overlong_field(event: DomainEvent) -> str | None:
+    """The field that made the whole payload unreadable."""
+    serializer, validator = type(event).__pydantic_serializer__, type(event).__pydantic_validator__
+    for name in type(event).__pydantic_fields__:
+        try:
+            validator.validate_json(serializer.to_json(event, round_trip=True, by_alias=True, include={name}), **_READ)
+        except ValidationError as error:
+            if any(each["type"] == "json_invalid" for each in error.errors(include_url=False, include_context=False)):
+                return name
+    return None
+
+
+def same(one: Any, two: Any) -> bool:  # noqa: ANN401
+    """Whether two payload values are equal, NaN with NaN, and what differs only in kind (`True` and 1) is not."""
+    if isinstance(one, (list, tuple)):
+        return type(one) is type(two) and len(one) == len(two) and all(map(same, one, two))
+    if isinstance(one, dict):
+        return isinstance(two, dict) and one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
+    if isinstance(one, (set, frozenset)):
+        return type(one) is type(two) and _same_members(one, two)
+    if isinstance(one, BaseModel):
+        return type(one) is type(two) and same(one.__dict__, two.__dict__)
+    if dataclasses.is_dataclass(one):
+        return type(one) is type(two) and same(_fields(one), _fields(two))
+    return _same_leaf(one, two)
+
+
+def _fields(one: Any) -> dict[str, Any]:  # noqa: ANN401
+    return {field.name: getattr(one, field.name) for field in dataclasses.fields(one)}
+
+
+def _same_members(one: Any, two: Any) -> bool:  # noqa: ANN401
+    def nans(members: Any) -> int:  # noqa: ANN401
+        return sum(isinstance(each, float) and math.isnan(each) for each in members)
+
+    def rest(members: Any) -> set[Any]:  # noqa: ANN401
+        return {each for each in members if not (isinstance(each, float) and math.isnan(each))}
+
+    return nans(one) == nans(two) and rest(one) == rest(two)
+
+
+def _same_leaf(one: Any, two: Any) -> bool:  # noqa: ANN401
+    if isinstance(one, (enum.Enum, bool)) or isinstance(two, (enum.Enum, bool)):
+        return type(one) is type(two) and one == two
+    if isinstance(one, float) and isinstance(two, float) and math.isnan(one):
+        return math.isnan(two)
+    if isinstance(one, datetime) and isinstance(two, datetime) and one.utcoffset() is not None and two.utcoffset() is not None:
+        # Within a repeated hour, moments of different time zones never compare equal, so they are compared in UTC.
+        return one.astimezone(timezone.utc) == two.astimezone(timezone.utc)
+    return bool(one == two)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _refusal(cls: type[DomainEvent], field: str | None, reason: str) -> SerializationError:
+    place = f"field {field!r}" if field else "the payload"
+    return SerializationError(
+        f"{cls.__name__}: {place} would not come back as it is: {reason}. Declare it with a type that JSON can hold "
+        f"unambiguously (nested parts as eventuali.Value); docs/python-types.md has the table",
+        event_type=cls.event_type,
+        field=field,
+    )

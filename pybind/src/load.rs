@@ -1,0 +1,140 @@
+//! Building an aggregate from its stored events.
+
+use std::sync::Arc;
+
+use eventuali::{AggregateVersion, Event, Position, Timestamp};
+use pyo3::exceptions::PyException;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyType};
+
+use crate::aggregate::PyAggregate;
+use crate::aggregate_class::{AggregateClass, Routes};
+use crate::domain::Domain;
+use crate::errors;
+
+/// Where a load ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// At the last event.
+    End,
+    /// With the event of this version.
+    Version(AggregateVersion),
+    /// With the last event at or before this position.
+    Position(Position),
+    /// Before the first event later than this.
+    Time(Timestamp),
+}
+
+impl Until {
+    fn accepts(self, event: &Event) -> bool {
+        match self {
+            Self::End => true,
+            Self::Version(last) => event.version() <= last,
+            Self::Position(last) => event.position() <= last,
+            Self::Time(last) => event.timestamp() <= last,
+        }
+    }
+}
+
+/// An aggregate that is being built from its events, batch by batch.
+pub(crate) struct LoadedAggregate {
+    class: Arc<AggregateClass>,
+    routes: Routes,
+    core: Py<PyAggregate>,
+    aggregate: Py<PyAny>,
+    until: Until,
+    version: u64,
+}
+
+impl LoadedAggregate {
+    /// An aggregate of `class` without events.
+    ///
+    /// # Errors
+    /// `TypeError` if it is not a class of aggregates; what its default factories raise.
+    pub(crate) fn new(class: &Bound<'_, PyType>, id: &str, until: Until) -> PyResult<Self> {
+        let py = class.py();
+        let known = AggregateClass::of(class)?;
+        let core = Py::new(py, PyAggregate::without_events(Arc::clone(&known), id.to_owned()))?;
+        let aggregate = Domain::get(py)?.begin_load.bind(py).call1((class, &core))?.unbind();
+        Ok(Self { routes: known.routes(), class: known, core, aggregate, until, version: 0 })
+    }
+
+    /// Applies the next events; `false` once the rest does not belong to it any more.
+    ///
+    /// # Errors
+    /// `AggregateTypeError`, and what keeps an event from being applied; each names type and position.
+    pub(crate) fn feed(&mut self, py: Python<'_>, events: Vec<Event>) -> PyResult<bool> {
+        self.core.get().set_version(self.version, true);
+        let result = self.apply_all(py, events);
+        self.core.get().set_version(self.version, false);
+        result
+    }
+
+    fn apply_all(&mut self, py: Python<'_>, events: Vec<Event>) -> PyResult<bool> {
+        let domain = Domain::get(py)?;
+        let aggregate = self.aggregate.clone_ref(py).into_bound(py);
+        for event in events {
+            if !self.until.accepts(&event) {
+                return Ok(false);
+            }
+            if self.version == 0 {
+                self.check_type(py, &event)?;
+            }
+            let route = match self.routes.get(event.event_type()) {
+                Some(route) => Arc::clone(route),
+                None => self.class.stored_route(py, &event, &mut self.routes)?,
+            };
+            let (version, position) = (event.version().0, event.position());
+            let typed = route.event.read(py, domain, event)?;
+            if let Err(error) = route.handler.bind(py).call1((&aggregate, typed)) {
+                return Err(self.failed(py, &route.event.event_type, position, error));
+            }
+            self.version = version;
+        }
+        Ok(true)
+    }
+
+    fn check_type(&self, py: Python<'_>, event: &Event) -> PyResult<()> {
+        let (stored, requested) = (event.aggregate_type(), &*self.class.aggregate_type);
+        if stored == requested {
+            return Ok(());
+        }
+        let facts = PyDict::new(py);
+        facts.set_item("aggregate_id", event.aggregate_id())?;
+        facts.set_item("stored_type", stored)?;
+        facts.set_item("requested_type", requested)?;
+        let message = eventuali::Error::AggregateType {
+            aggregate_id: event.aggregate_id().to_owned(),
+            stored: stored.to_owned(),
+            requested: requested.to_owned(),
+        };
+        Err(errors::error(py, "AggregateTypeError", &message.to_string(), &facts))
+    }
+
+    /// A handler raised `cause`.
+    fn failed(&self, py: Python<'_>, event_type: &str, position: Position, cause: PyErr) -> PyErr {
+        if !cause.is_instance_of::<PyException>(py) {
+            return cause;
+        }
+        let facts = PyDict::new(py);
+        let id = self.core.get().id();
+        let filled = facts
+            .set_item("event_type", event_type)
+            .and_then(|()| facts.set_item("position", position.0))
+            .and_then(|()| facts.set_item("aggregate_id", id));
+        let message = format!(
+            "the handler of {event_type:?} at position {position} raised {} while {id:?} was loaded: {}; \
+             a handler only records what was decided: put checks into command methods",
+            cause.get_type(py),
+            cause.value(py)
+        );
+        let error = filled.err().unwrap_or_else(|| errors::error(py, "ReplayError", &message, &facts));
+        error.set_cause(py, Some(cause));
+        error
+    }
+
+    /// The aggregate; `None` if it had no events.
+    pub(crate) fn finish(self, _py: Python<'_>) -> Option<Py<PyAny>> {
+        (self.version > 0).then_some(self.aggregate)
+    }
+}
