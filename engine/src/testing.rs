@@ -77,6 +77,7 @@ macro_rules! conformance_suite {
                 an_event_id_that_is_stored_in_another_stream_is_refused
                 an_event_id_that_is_stored_in_another_tenant_is_refused
                 an_event_id_with_another_payload_is_refused
+                a_repeated_append_with_one_other_payload_names_that_event
                 an_event_id_with_another_type_is_refused
                 an_event_id_twice_in_a_batch_is_refused
                 an_event_id_of_a_refused_append_can_be_used_again;

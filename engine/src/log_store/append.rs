@@ -141,13 +141,12 @@ impl Request {
         self.streams.iter().flat_map(|part| std::iter::repeat_n(part, part.events as usize))
     }
 
-    /// Whether `stored`, at the place of this batch's event, is that event.
-    fn is_stored_as(&self, index: usize, part: &StreamPart, stored: &Event) -> Result<(), EventIdProblem> {
+    /// Whether `stored`, at the place of this batch's event, is that event, whose body begins at `start`.
+    fn is_stored_as(&self, index: usize, start: usize, part: &StreamPart, stored: &Event) -> Result<(), EventIdProblem> {
         let event = &self.events[index];
         if stored.id() != event.id || (stored.tenant(), stored.aggregate_id()) != (&*self.tenant, &*part.aggregate_id) {
             return Err(EventIdProblem::PartlyStored);
         }
-        let start: usize = self.entries[..index].iter().map(|entry| entry.body_bytes as usize).sum();
         let body = &self.bodies[start..start + self.entries[index].body_bytes as usize];
         if stored.has_same_content(body) { Ok(()) } else { Err(EventIdProblem::DifferentEvent) }
     }
@@ -162,14 +161,18 @@ impl Request {
         let mut receipts = Vec::with_capacity(self.streams.len());
         let mut parts = self.parts();
         let mut stored_at = Vec::with_capacity(self.events.len());
-        let mut number = 0;
+        let (mut number, mut start) = (0, 0);
         while number < self.events.len() {
             let mut locations = Vec::new();
             writer.with(|deciding| deciding.index.locations(first + number as u64, first + count - 1, false, None, usize::MAX, &mut locations));
             for stored in read_locations(writer, &locations)? {
                 let Some(part) = parts.next() else { break };
-                self.is_stored_as(number, part, &stored).map_err(|reason| conflict(if number == index { number } else { index }, reason))?;
+                self.is_stored_as(number, start, part, &stored).map_err(|reason| {
+                    let differing = if reason == EventIdProblem::DifferentEvent { number } else { index };
+                    conflict(differing, reason)
+                })?;
                 stored_at.push((stored.position(), stored.version()));
+                start += self.entries[number].body_bytes as usize;
                 number += 1;
             }
         }

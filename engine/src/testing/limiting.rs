@@ -89,12 +89,14 @@ pub(super) fn a_batch_of_65536_events_is_kept_and_of_65537_refused(backend: &dyn
     let apart = AppendBatch::one("a", THING, Any, all.split_off(65_000)).and("b", THING, Any, all.clone());
     assert_limit(&subject.refusal(&apart), 65_536, 65_537);
     all.extend(events(536));
-    let receipts = subject.append(&AppendBatch::one("a", THING, Any, all.clone()));
+    let largest = AppendBatch::one("a", THING, Any, all.clone());
+    let receipts = subject.append(&largest);
     assert_eq!((receipts[0].position.0, receipts[0].version.0, receipts[0].events), (65_536, 65_536, 65_536));
     let stored = subject.stream("a");
     assert_eq!(stored.len(), 65_536);
     assert_same(&stored[0], &all[0]);
     assert_same(&stored[65_535], &all[65_535]);
+    assert_eq!(subject.append(&largest), receipts, "the largest append can be repeated too");
 }
 
 pub(super) fn a_batch_of_more_than_64_mib_is_refused(backend: &dyn Backend) {

@@ -1,6 +1,6 @@
 //! The naive model: a `Vec` of events that says what a store has to answer, and a store around it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -94,7 +94,8 @@ impl Model {
         if let Some((_, twice)) = appended.iter().find(|(_, event)| !seen.insert(event.id)) {
             return conflict(twice.id, EventIdProblem::TwiceInBatch);
         }
-        let found: Vec<Option<&Event>> = appended.iter().map(|(_, new)| self.events.iter().find(|event| event.id() == new.id)).collect();
+        let ids: HashMap<Uuid, &Event> = self.events.iter().map(|event| (event.id(), event)).collect();
+        let found: Vec<Option<&Event>> = appended.iter().map(|(_, new)| ids.get(&new.id).copied()).collect();
         let Some(known) = found.iter().position(Option::is_some) else { return Ok(None) };
         for (at, ((stream, new), stored)) in appended.iter().zip(&found).enumerate() {
             let Some(stored) = stored.filter(|stored| is_of(stored, &key_of(batch, stream))) else {

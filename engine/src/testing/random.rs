@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::arrange::{Subject, event};
 use super::{Backend, Model};
 use crate::error::{Error, Result};
-use crate::event::{Event, NewEvent, StreamKey, Tag, Timestamp};
+use crate::event::{Event, EventData, NewEvent, StreamKey, Tag, Timestamp};
 use crate::store::{AppendBatch, ReadAll, ReadStream, Receipt, StreamAppend};
 use crate::version::{AggregateVersion, ExpectedVersion, Position};
 
@@ -48,7 +48,13 @@ fn expected_version() -> impl Strategy<Value = ExpectedVersion> {
 fn new_event() -> impl Strategy<Value = NewEvent> {
     let timestamp = proptest::option::weighted(0.3, any::<i64>().prop_map(Timestamp));
     let tags = proptest::collection::vec(select(&EVENT_TYPES[..]).prop_map(|tag| Tag(tag.to_owned())), 0..3);
-    (select(&EVENT_TYPES[..]), timestamp, tags).prop_map(|(event_type, timestamp, tags)| NewEvent { tags, timestamp, ..event(event_type) })
+    // Now and then a large one, so that files fill up.
+    let padding = proptest::option::weighted(0.1, 0..30_000_usize);
+    (select(&EVENT_TYPES[..]), timestamp, tags, padding).prop_map(|(event_type, timestamp, tags, padding)| {
+        let small = event(event_type);
+        let data = padding.map_or(small.data, |bytes| EventData::Protobuf([small.id.as_bytes().to_vec(), vec![0xa5; bytes]].concat()));
+        NewEvent { data, tags, timestamp, ..event(event_type) }
+    })
 }
 
 fn stream_append() -> impl Strategy<Value = StreamAppend> {
@@ -114,12 +120,22 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..40)
 }
 
+/// A payload that is shown in short.
+#[derive(PartialEq)]
+struct Payload(Vec<u8>);
+
+impl std::fmt::Debug for Payload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:x?}… ({} bytes)", &self.0[..self.0.len().min(24)], self.0.len())
+    }
+}
+
 /// What can be compared of a stored event: everything, but the time only where it was given.
 fn known(event: &Event, given: &[Uuid]) -> impl PartialEq + std::fmt::Debug + use<> {
     let names = [event.tenant(), event.aggregate_id(), event.aggregate_type(), event.event_type()].map(str::to_owned);
     let timestamp = given.contains(&event.id()).then(|| event.timestamp());
     let place = (event.position(), event.version(), event.id(), timestamp);
-    (place, names, event.payload().to_vec(), event.tags().expect("the tags are readable"))
+    (place, names, Payload(event.payload().to_vec()), event.tags().expect("the tags are readable"))
 }
 
 /// What can be compared of an answer to an append: which id a conflict of ids names is up to the store.

@@ -161,6 +161,17 @@ pub(super) fn an_event_id_with_another_payload_is_refused(backend: &dyn Backend)
     }
 }
 
+pub(super) fn a_repeated_append_with_one_other_payload_names_that_event(backend: &dyn Backend) {
+    let subject = Subject::new(backend);
+    let batch = AppendBatch::one("a", THING, NoStream, events(3)).and("b", THING, NoStream, events(2));
+    subject.append(&batch);
+    for (stream, at) in [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)] {
+        let mut changed = batch.clone();
+        changed.streams[stream].events[at].data = event("Happened").data;
+        assert_id_conflict(&subject.refusal(&changed), batch.streams[stream].events[at].id, DifferentEvent);
+    }
+}
+
 pub(super) fn an_event_id_with_another_type_is_refused(backend: &dyn Backend) {
     let subject = Subject::new(backend);
     let stored = subject.grow("a", 1).streams[0].events[0].clone();
