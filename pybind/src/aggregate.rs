@@ -43,6 +43,8 @@ struct Pending {
 struct InDoubt {
     events: usize,
     metadata: Arc<EventMetadata>,
+    /// All that were sent in the same append, itself included; none if it was alone.
+    companions: Vec<Py<PyAggregate>>,
 }
 
 impl State {
@@ -91,9 +93,18 @@ impl PyAggregate {
         self.state.lock().in_doubt.is_some()
     }
 
-    /// Whether there is anything to send.
-    pub(crate) fn has_pending(&self) -> bool {
-        !self.state.lock().pending.is_empty()
+    /// All whose batches were sent in one append with the batch in doubt, which share its fate; `None` if it was sent alone.
+    pub(crate) fn companions(&self, py: Python<'_>) -> Option<Vec<Py<Self>>> {
+        let state = self.state.lock();
+        let companions = state.in_doubt.as_ref().map(|sent| &sent.companions).filter(|companions| !companions.is_empty())?;
+        Some(companions.iter().map(|companion| companion.clone_ref(py)).collect())
+    }
+
+    /// The batch in doubt is sent in one append with those of others.
+    pub(crate) fn set_companions(&self, companions: Vec<Py<Self>>) {
+        if let Some(sent) = &mut self.state.lock().in_doubt {
+            sent.companions = companions;
+        }
     }
 
     /// Its stored events make this version now; handlers run from here to `set_version(…, false)`.
@@ -110,7 +121,7 @@ impl PyAggregate {
             return Ok(None);
         }
         let all = state.pending.len();
-        let sent = state.in_doubt.get_or_insert_with(|| InDoubt { events: all, metadata: Arc::clone(metadata) });
+        let sent = state.in_doubt.get_or_insert_with(|| InDoubt { events: all, metadata: Arc::clone(metadata), companions: Vec::new() });
         let (count, metadata) = (sent.events, Arc::clone(&sent.metadata));
         let events: Option<_> = state.pending[..count].iter().map(|pending| pending.envelope.get().to_new_event(py, &metadata)).collect();
         let Some(events) = events else {
@@ -145,7 +156,8 @@ impl PyAggregate {
 
     /// The batch was certainly not stored: its events are pending again, and nothing is in doubt.
     pub(crate) fn not_saved(&self) {
-        self.state.lock().in_doubt = None;
+        let refused = self.state.lock().in_doubt.take();
+        drop(refused);
     }
 
     fn misuse(&self, py: Python<'_>, name: &str, message: &str) -> PyErr {
@@ -250,7 +262,8 @@ impl PyAggregate {
         let state = self.state.lock();
         let pending = &state.pending;
         let pending = pending.iter().map(|pending| Pending { event: pending.event.clone_ref(py), envelope: pending.envelope.clone_ref(py) });
-        let in_doubt = state.in_doubt.as_ref().map(|sent| InDoubt { events: sent.events, metadata: Arc::clone(&sent.metadata) });
+        let in_doubt =
+            state.in_doubt.as_ref().map(|sent| InDoubt { events: sent.events, metadata: Arc::clone(&sent.metadata), companions: Vec::new() });
         let state = State { version: state.version, pending: pending.collect(), in_doubt, applying: false };
         Self { class: Arc::clone(&self.class), stream: Arc::clone(&self.stream), state: Mutex::new(state) }
     }
@@ -276,7 +289,7 @@ impl PyAggregate {
             let envelope = domain.envelope(&event)?.ok_or_else(|| PyTypeError::new_err("a pending event has lost its envelope"))?;
             Ok(Pending { event: event.unbind(), envelope: envelope.unbind() })
         });
-        let in_doubt = metadata.map(|metadata| InDoubt { events: count, metadata: Arc::clone(&metadata.get().0) });
+        let in_doubt = metadata.map(|metadata| InDoubt { events: count, metadata: Arc::clone(&metadata.get().0), companions: Vec::new() });
         let pending = pending.collect::<PyResult<_>>()?;
         *core.state.lock() = State { version, pending, in_doubt, applying: false };
         Ok(core)

@@ -56,7 +56,9 @@ class EventStoreConfig:
             'os'
         """
         if durability not in _DURABILITIES:
-            raise ConfigurationError(f"there is no durability {durability!r}: choose one of {', '.join(map(repr, _DURABILITIES))}")
+            raise ConfigurationError(
+                f"there is no durability {durability!r}: choose one of {', '.join(map(repr, _DURABILITIES))}"
+            )
         if durability != "interval":
             if ms is not None:
                 raise ConfigurationError(f"ms= goes with durability 'interval', not with {durability!r}")

@@ -173,9 +173,7 @@ class EventStore:
         self._core = core_of(core, "await EventStore.create(...)")
 
     @classmethod
-    def create(
-        cls, store: Place, *, accept_loss_after: int | None = None, read_up_to_damage: bool = False
-    ) -> Opening:
+    def create(cls, store: Place, *, accept_loss_after: int | None = None, read_up_to_damage: bool = False) -> Opening:
         """Opens a store, or creates it: to be awaited, or entered with `async with`, which closes it in the end.
 
         Args:

@@ -25,38 +25,43 @@ fn effort(handle: &Handle, streams: &[StreamAppend]) -> Effort {
 struct Sent {
     asked: Completion<Vec<Receipt>>,
     effort: Effort,
-    /// It was sent before, and what became of it is not known.
-    again: bool,
 }
 
 impl Sent {
-    fn new(handle: &Handle, streams: Vec<StreamAppend>, again: bool) -> Self {
+    fn new(handle: &Handle, streams: Vec<StreamAppend>) -> Self {
         let effort = effort(handle, &streams);
-        Self { asked: handle.store().append(AppendBatch { tenant: String::new(), streams }), effort, again }
+        Self { asked: handle.store().append(AppendBatch { tenant: String::new(), streams }), effort }
     }
 }
 
 /// Saves aggregates, all of them in one append.
 ///
-/// Batches in doubt are resolved first, each by sending exactly that batch again; what was applied since goes in a round of its own.
+/// What is in doubt is resolved first, by sending exactly that append again; what was applied since goes in a round of its own.
 pub(super) struct Save {
     handle: Arc<Handle>,
     metadata: Arc<EventMetadata>,
     members: Vec<Member>,
     /// Answer with a list, however many members there are.
     list: bool,
-    /// The append under way.
-    sent: Option<Sent>,
-    /// Nothing is left to send; where the log ends is part of the answer for members that had nothing.
+    round: Option<Round>,
+    /// The pending events were sent: there is no further round.
+    last: bool,
+    /// Where the log ends, which is part of the answer for members that had nothing to save.
     head: Option<Completion<Position>>,
 }
 
 struct Member {
     aggregate: Py<PyAggregate>,
-    /// Takes part in the append under way.
-    taking_part: bool,
     /// What was acknowledged so far.
     receipt: Option<Receipt>,
+}
+
+/// One append and who takes part in it.
+struct Round {
+    sent: Sent,
+    cores: Vec<Py<PyAggregate>>,
+    /// It was sent before, and what became of it is not known.
+    again: bool,
 }
 
 impl Save {
@@ -78,53 +83,45 @@ impl Save {
     }
 
     fn of(handle: &Arc<Handle>, members: Vec<Member>, metadata: Arc<EventMetadata>, list: bool) -> Self {
-        Self { handle: Arc::clone(handle), metadata, members, list, sent: None, head: None }
+        Self { handle: Arc::clone(handle), metadata, members, list, round: None, last: false, head: None }
     }
 
-    /// Sends what is to be sent next; false if there is nothing.
-    fn send(&mut self, py: Python<'_>) -> PyResult<bool> {
-        let again = self.members.iter().any(|member| member.aggregate.get().in_doubt());
-        let mut streams = Vec::with_capacity(self.members.len());
-        for member in &mut self.members {
-            let core = member.aggregate.get();
-            let stream = if core.in_doubt() == again { core.begin_save(py, &self.metadata)? } else { None };
-            member.taking_part = stream.is_some();
-            streams.extend(stream);
-        }
-        if streams.is_empty() {
-            return Ok(false);
-        }
-        self.sent = Some(Sent::new(&self.handle, streams, again));
-        Ok(true)
-    }
-
-    /// Tells those who took part; true if there is nothing left to send.
-    fn acknowledged(&mut self, py: Python<'_>, receipts: Vec<Receipt>, again: bool) -> bool {
-        let mut left = false;
-        for (member, mut receipt) in self.members.iter_mut().filter(|member| member.taking_part).zip(receipts) {
-            let core = member.aggregate.get();
-            core.saved(py, &receipt);
-            receipt.events += member.receipt.as_ref().map_or(0, |before| before.events);
-            member.receipt = Some(receipt);
-        }
-        if again {
-            left = self.members.iter().any(|member| member.aggregate.get().has_pending());
-        }
-        !left
-    }
-
-    /// Tells those who took part that their events were not stored, if that is certain.
-    fn refused(&self, py: Python<'_>, error: Error, again: bool) -> PyErr {
-        // A batch that was sent before may be stored, whatever prevents sending it now: only the log's own verdict on it counts.
-        let certain = match &error {
-            Error::OutcomeUnknown { .. } => false,
-            Error::Conflict { .. } | Error::AggregateType { .. } | Error::EventIdConflict { .. } => true,
-            _ => !again,
+    /// The next append, if there is anything to send.
+    fn next_round(&mut self, py: Python<'_>) -> PyResult<Option<Round>> {
+        let in_doubt = self.members.iter().map(|member| &member.aggregate).find(|aggregate| aggregate.get().in_doubt());
+        let (again, mut cores) = match in_doubt {
+            Some(aggregate) => (true, aggregate.get().companions(py).unwrap_or_else(|| vec![aggregate.clone_ref(py)])),
+            None => (false, self.members.iter().map(|member| member.aggregate.clone_ref(py)).collect()),
         };
-        if certain {
-            self.members.iter().filter(|member| member.taking_part).for_each(|member| member.aggregate.get().not_saved());
+        self.last = !again;
+        let mut streams = Vec::with_capacity(cores.len());
+        let begun = begin(py, &mut cores, &mut streams, &self.metadata);
+        if begun.is_err() && !again {
+            for core in &cores {
+                core.get().not_saved();
+            }
         }
-        bridge::raise(py, &error)
+        begun?;
+        if streams.is_empty() {
+            return Ok(None);
+        }
+        if cores.len() > 1 && !again {
+            for core in &cores {
+                core.get().set_companions(cores.iter().map(|core| core.clone_ref(py)).collect());
+            }
+        }
+        Ok(Some(Round { sent: Sent::new(&self.handle, streams), cores, again }))
+    }
+
+    /// Tells those who took part.
+    fn acknowledged(&mut self, py: Python<'_>, cores: &[Py<PyAggregate>], receipts: Vec<Receipt>) {
+        for (core, mut receipt) in cores.iter().zip(receipts) {
+            core.get().saved(py, &receipt);
+            if let Some(member) = self.members.iter_mut().find(|member| member.aggregate.is(core)) {
+                receipt.events += member.receipt.as_ref().map_or(0, |before| before.events);
+                member.receipt = Some(receipt);
+            }
+        }
     }
 
     fn answer(&mut self, py: Python<'_>, head: Position) -> PyResult<Py<PyAny>> {
@@ -134,20 +131,51 @@ impl Save {
             let nothing = || Receipt { aggregate_id: core.id().to_owned(), position: head, version: core.version(), events: 0, durability };
             Py::new(py, PyReceipt(member.receipt.take().unwrap_or_else(nothing)))
         });
-        let mut receipts = receipts.collect::<PyResult<Vec<_>>>()?;
-        match (self.list, receipts.pop()) {
-            (false, Some(receipt)) => Ok(receipt.into_any()),
-            (_, last) => {
-                receipts.extend(last);
-                PyList::new(py, receipts).map(|list| list.into_any().unbind())
-            }
-        }
+        one_or_list(py, receipts.collect::<PyResult<Vec<_>>>()?, self.list)
     }
 }
 
 impl Member {
     fn new(aggregate: Bound<'_, PyAggregate>) -> Self {
-        Self { aggregate: aggregate.unbind(), taking_part: false, receipt: None }
+        Self { aggregate: aggregate.unbind(), receipt: None }
+    }
+}
+
+/// Takes what each is to send into `streams`; keeps in `cores` those that send anything.
+fn begin(py: Python<'_>, cores: &mut Vec<Py<PyAggregate>>, streams: &mut Vec<StreamAppend>, metadata: &Arc<EventMetadata>) -> PyResult<()> {
+    let mut at = 0;
+    while let Some(core) = cores.get(at) {
+        match core.get().begin_save(py, metadata)? {
+            Some(stream) => {
+                streams.push(stream);
+                at += 1;
+            }
+            None => drop(cores.remove(at)),
+        }
+    }
+    Ok(())
+}
+
+/// Tells those who took part that their events were not stored, if that is certain.
+fn refused(py: Python<'_>, round: &Round, error: &Error) -> PyErr {
+    // What was sent before may be stored, whatever prevents sending it now: only the log's own verdict on it counts.
+    let certain = match error {
+        Error::OutcomeUnknown { .. } => false,
+        Error::Conflict { .. } | Error::AggregateType { .. } | Error::EventIdConflict { .. } => true,
+        _ => !round.again,
+    };
+    if certain {
+        for core in &round.cores {
+            core.get().not_saved();
+        }
+    }
+    bridge::raise(py, error)
+}
+
+fn one_or_list(py: Python<'_>, mut receipts: Vec<Py<PyReceipt>>, list: bool) -> PyResult<Py<PyAny>> {
+    match if list { None } else { receipts.pop() } {
+        Some(receipt) => Ok(receipt.into_any()),
+        None => PyList::new(py, receipts).map(|list| list.into_any().unbind()),
     }
 }
 
@@ -161,20 +189,21 @@ impl Job for Save {
                     Some(Err(error)) => Err(bridge::raise(py, &error)),
                 };
             }
-            if self.sent.is_none() && !self.send(py)? {
-                self.head = Some(self.handle.store().head());
-                continue;
+            if self.round.is_none() && !self.last {
+                self.round = self.next_round(py)?;
             }
-            let Some(sent) = &mut self.sent else { continue };
-            let Some(answer) = waiter.answer(py, &mut sent.asked, sent.effort)? else { return Ok(Step::Wait) };
-            let again = sent.again;
-            self.sent = None;
-            let receipts = answer.map_err(|error| self.refused(py, error, again))?;
-            if self.acknowledged(py, receipts, again) {
-                if self.members.iter().any(|member| member.receipt.is_none()) {
-                    self.head = Some(self.handle.store().head());
-                    continue;
+            if let Some(mut round) = self.round.take() {
+                let Some(answer) = waiter.answer(py, &mut round.sent.asked, round.sent.effort)? else {
+                    self.round = Some(round);
+                    return Ok(Step::Wait);
+                };
+                match answer {
+                    Ok(receipts) => self.acknowledged(py, &round.cores, receipts),
+                    Err(error) => return Err(refused(py, &round, &error)),
                 }
+            } else if self.members.iter().any(|member| member.receipt.is_none()) {
+                self.head = Some(self.handle.store().head());
+            } else {
                 return self.answer(py, Position::START).map(Step::Done);
             }
         }
@@ -256,21 +285,15 @@ impl Append {
                 mark_appended(event.bind(py), position, version, &self.metadata)?;
             }
         }
-        let mut receipts = receipts.into_iter().map(|receipt| Py::new(py, PyReceipt(receipt))).collect::<PyResult<Vec<_>>>()?;
-        match (self.single, receipts.pop()) {
-            (true, Some(receipt)) => Ok(receipt.into_any()),
-            (_, last) => {
-                receipts.extend(last);
-                PyList::new(py, receipts).map(|list| list.into_any().unbind())
-            }
-        }
+        let receipts = receipts.into_iter().map(|receipt| Py::new(py, PyReceipt(receipt))).collect::<PyResult<Vec<_>>>()?;
+        one_or_list(py, receipts, !self.single)
     }
 }
 
 impl Job for Append {
     fn step(&mut self, py: Python<'_>, waiter: &Waiter<'_>) -> PyResult<Step> {
         let (handle, streams) = (&self.handle, &mut self.streams);
-        let sent = self.sent.get_or_insert_with(|| Sent::new(handle, std::mem::take(streams), false));
+        let sent = self.sent.get_or_insert_with(|| Sent::new(handle, std::mem::take(streams)));
         match waiter.answer(py, &mut sent.asked, sent.effort)? {
             None => Ok(Step::Wait),
             Some(Ok(receipts)) => self.acknowledged(py, receipts).map(Step::Done),

@@ -1,0 +1,125 @@
+"""Eventuali: an event store you import.
+
+A durable, ordered log of events with optimistic concurrency, in your process: no server.
+
+Example:
+    >>> import asyncio
+    >>> from eventuali import Aggregate, DomainEvent, EventStore
+    >>> class Deposited(DomainEvent):
+    ...     amount: int
+    >>> class Account(Aggregate):
+    ...     balance: int = 0
+    ...
+    ...     def apply_deposited(self, event: Deposited) -> None:
+    ...         self.balance += event.amount
+    >>> async def main() -> int:
+    ...     async with EventStore.create("memory://") as store:
+    ...         account = Account()
+    ...         account.apply(Deposited(amount=30))
+    ...         await store.save(account)
+    ...         return (await store.load(Account, account.id)).balance
+    >>> asyncio.run(main())
+    30
+"""
+
+from eventuali.aggregate import Aggregate, handles
+from eventuali.config import EventStoreConfig
+from eventuali.errors import (
+    AggregateNotFoundError,
+    AggregateTypeError,
+    AggregateUsageError,
+    AmbiguousEventError,
+    ConfigurationError,
+    ConflictError,
+    CorruptionError,
+    DefinitionError,
+    DeserializationError,
+    EnvelopeError,
+    EventIdConflictError,
+    EventOwnedError,
+    EventUsageError,
+    EventualiError,
+    FieldNotSetError,
+    ForkedProcessError,
+    FormatVersionError,
+    InvalidNameError,
+    LimitExceededError,
+    MissingHandlerError,
+    OptimisticConcurrencyError,
+    OutcomeUnknownError,
+    ReentrantApplyError,
+    ReplayError,
+    SerializationError,
+    StorageError,
+    StorageFullError,
+    StoreClosedError,
+    StoreLockedError,
+    StorePoisonedError,
+    UnsupportedError,
+)
+from eventuali.event import DomainEvent, Event, EventMetadata, StoredEvent, Value
+from eventuali.expected import ANY, NO_STREAM, STREAM_EXISTS, ExpectedVersion
+from eventuali.store import (
+    Capabilities,
+    EventBatches,
+    EventStore,
+    EventStream,
+    OpenReport,
+    Receipt,
+    StreamAppend,
+    rebuild_manifest,
+)
+
+__all__ = [
+    "ANY",
+    "Aggregate",
+    "AggregateNotFoundError",
+    "AggregateTypeError",
+    "AggregateUsageError",
+    "AmbiguousEventError",
+    "Capabilities",
+    "ConfigurationError",
+    "ConflictError",
+    "CorruptionError",
+    "DefinitionError",
+    "DeserializationError",
+    "DomainEvent",
+    "EnvelopeError",
+    "Event",
+    "EventBatches",
+    "EventIdConflictError",
+    "EventMetadata",
+    "EventOwnedError",
+    "EventStore",
+    "EventStoreConfig",
+    "EventStream",
+    "EventUsageError",
+    "EventualiError",
+    "ExpectedVersion",
+    "FieldNotSetError",
+    "ForkedProcessError",
+    "FormatVersionError",
+    "InvalidNameError",
+    "LimitExceededError",
+    "MissingHandlerError",
+    "NO_STREAM",
+    "OpenReport",
+    "OptimisticConcurrencyError",
+    "OutcomeUnknownError",
+    "Receipt",
+    "ReentrantApplyError",
+    "ReplayError",
+    "STREAM_EXISTS",
+    "SerializationError",
+    "StorageError",
+    "StorageFullError",
+    "StoreClosedError",
+    "StoreLockedError",
+    "StorePoisonedError",
+    "StoredEvent",
+    "StreamAppend",
+    "UnsupportedError",
+    "Value",
+    "handles",
+    "rebuild_manifest",
+]

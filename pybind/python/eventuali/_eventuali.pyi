@@ -1,0 +1,208 @@
+from collections.abc import Generator, Iterable
+from datetime import datetime
+from os import PathLike
+from types import TracebackType
+from typing import Any, Generic, Literal, Self, TypeVar, final
+from uuid import UUID
+
+from eventuali.aggregate import Aggregate
+from eventuali.event import DomainEvent
+from eventuali.expected import ExpectedVersion
+from eventuali.store import StreamAppend
+
+_T_co = TypeVar("_T_co", covariant=True)
+_Durability = Literal["sync", "interval", "os", "memory"]
+
+@final
+class Receipt:
+    """What became of a save or append to one stream."""
+
+    @property
+    def aggregate_id(self) -> str:
+        """The aggregate."""
+    @property
+    def position(self) -> int:
+        """The position of the last of these events; where there were none, the head of the store."""
+    @property
+    def version(self) -> int:
+        """The aggregate's version with these events."""
+    @property
+    def events(self) -> int:
+        """How many events it was."""
+    @property
+    def durability(self) -> _Durability:
+        """What the acknowledgement means."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+
+@final
+class Capabilities:
+    """What a store does and promises."""
+
+    @property
+    def backend(self) -> str:
+        """The backend's name, such as `"embedded"`."""
+    @property
+    def durability(self) -> _Durability:
+        """What an acknowledged save has survived."""
+    @property
+    def persistent(self) -> bool:
+        """Whether events outlive the process."""
+    @property
+    def writable(self) -> bool:
+        """Whether appends are accepted."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+
+@final
+class OpenReport:
+    """What opening a store found and did."""
+
+    @property
+    def outcome(self) -> Literal["created", "clean", "recovered", "loss_accepted", "damaged"]:
+        """In what state the store was."""
+    @property
+    def head(self) -> int:
+        """The position of the last event."""
+    @property
+    def rewritten_bytes(self) -> int:
+        """How many bytes were written again and synced, because nothing proved that they were on disk."""
+    @property
+    def cut_bytes(self) -> int:
+        """With `"recovered"`: how many bytes, which nobody was promised, went to `quarantine/`."""
+    @property
+    def cut_frames(self) -> int:
+        """With `"recovered"`: how many whole appends among them were not part of the log any more."""
+    @property
+    def last_good_position(self) -> int | None:
+        """With `"loss_accepted"` and `"damaged"`: the last event before the damage."""
+    @property
+    def damage(self) -> str | None:
+        """With `"damaged"`: what is damaged, and where."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+
+@final
+class EventStream:
+    """Events as they come: `async for event in stream`. Leaving it early leaks nothing."""
+
+    def __aiter__(self) -> Self: ...
+    def __anext__(self) -> _Awaitable[DomainEvent | StoredEvent]: ...
+    def __aenter__(self) -> _Awaitable[Self]: ...
+    def __aexit__(self, *_exception: object) -> _Awaitable[None]: ...
+    def aclose(self) -> _Awaitable[None]:
+        """Ends the stream; what was read ahead is let go."""
+    def batches(self) -> EventBatches:
+        """The rest of the stream as lists of stored events, undecoded: the fastest way through many events."""
+
+@final
+class EventBatches:
+    """Lists of stored events: `async for events in stream.batches()`."""
+
+    def __aiter__(self) -> Self: ...
+    def __anext__(self) -> _Awaitable[list[StoredEvent]]: ...
+    def __aenter__(self) -> _Awaitable[Self]: ...
+    def __aexit__(self, *_exception: object) -> _Awaitable[None]: ...
+    def aclose(self) -> _Awaitable[None]:
+        """Ends the stream; what was read ahead is let go."""
+
+@final
+class SyncEventStream:
+    """Events as they come: `for event in stream`. Leaving it early leaks nothing."""
+
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> DomainEvent | StoredEvent: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_exception: object) -> None: ...
+    def close(self) -> None:
+        """Ends the stream; what was read ahead is let go."""
+    def batches(self) -> SyncEventBatches:
+        """The rest of the stream as lists of stored events, undecoded: the fastest way through many events."""
+
+@final
+class SyncEventBatches:
+    """Lists of stored events: `for events in stream.batches()`."""
+
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> list[StoredEvent]: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_exception: object) -> None: ...
+    def close(self) -> None:
+        """Ends the stream; what was read ahead is let go."""
+
+@final
+class Pending(Generic[_T_co]):
+    """An operation that needs the event loop, to be awaited."""
+
+    def __await__(self) -> Generator[Any, Any, _T_co]: ...
+    def __next__(self) -> Any: ...
+
+@final
+class EventStoreCore:
+    """The core behind both `EventStore` classes.
+
+    For asyncio its methods answer at once where they need not wait, else with a `Pending`.
+    """
+
+    def save(self, aggregate: Aggregate, metadata: EventMetadata | None) -> Any: ...
+    def save_all(self, aggregates: Iterable[Aggregate], metadata: EventMetadata | None) -> Any: ...
+    def append(
+        self,
+        aggregate_id: str | UUID,
+        events: Iterable[DomainEvent],
+        aggregate_type: str | type[Aggregate],
+        expected_version: int | ExpectedVersion,
+        metadata: EventMetadata | None,
+        timestamp: datetime | None,
+    ) -> Any: ...
+    def append_all(self, streams: Iterable[StreamAppend], metadata: EventMetadata | None) -> Any: ...
+    def load(
+        self,
+        class_: type[Aggregate],
+        aggregate_id: str | UUID,
+        version: int | None,
+        at: datetime | None,
+        position: int | None,
+        missing_is_error: bool,
+    ) -> Any: ...
+    def read(
+        self,
+        aggregate_id: str | UUID,
+        after_version: int,
+        before_version: int | None,
+        limit: int | None,
+        backwards: bool,
+    ) -> Any: ...
+    def read_all(
+        self,
+        after: int,
+        before: int | None,
+        event_types: Iterable[str | type[DomainEvent]] | None,
+        aggregate_types: Iterable[str | type[Aggregate]] | None,
+        limit: int | None,
+        backwards: bool,
+    ) -> Any: ...
+    def head(self) -> Any: ...
+    def sync(self) -> Any: ...
+    def durable_position(self) -> Any: ...
+    def capabilities(self) -> Capabilities: ...
+    def close(self) -> Any: ...
+    @property
+    def open_report(self) -> OpenReport: ...
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def place(self) -> str: ...
+
+def open(
+    place: str | PathLike[str],
+    *,
+    is_path: bool,
+    durability: str | None,
+    interval_ms: int | None,
+    accept_loss_after: int | None,
+    read_up_to_damage: bool,
+    blocking: bool,
+) -> Any: ...
+def rebuild_manifest(path: str | PathLike[str]) -> None: ...
+def close_all() -> None: ...

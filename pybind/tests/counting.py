@@ -1,0 +1,45 @@
+"""A small domain for tests: counters that count."""
+
+from eventuali import Aggregate, DomainEvent
+
+
+class Counted(DomainEvent):
+    by: int
+
+
+class Renamed(DomainEvent):
+    name: str
+
+
+class Counter(Aggregate):
+    total: int = 0
+    name: str = ""
+
+    def count(self, by: int = 1) -> None:
+        self.apply(Counted(by=by))
+
+    def rename(self, name: str) -> None:
+        self.apply(Renamed(name=name))
+
+    def apply_counted(self, event: Counted) -> None:
+        self.total += event.by
+
+    def apply_renamed(self, event: Renamed) -> None:
+        self.name = event.name
+
+
+class Lamp(Aggregate):
+    """Another type, which cannot count."""
+
+    switched: int = 0
+
+    def apply_renamed(self, event: Renamed) -> None:
+        self.switched += 1
+
+
+def counted(times: int, aggregate_id: str | None = None) -> Counter:
+    """A counter that has counted so often, not saved yet."""
+    counter = Counter() if aggregate_id is None else Counter(id=aggregate_id)
+    for _ in range(times):
+        counter.count()
+    return counter

@@ -1,0 +1,313 @@
+import copy
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import eventuali
+from eventuali import (
+    ConfigurationError,
+    CorruptionError,
+    EventStore,
+    EventStoreConfig,
+    StoreClosedError,
+    UnsupportedError,
+    rebuild_manifest,
+)
+from tests.counting import Counter, counted
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_create_can_be_awaited(tmp_path: Path) -> None:
+    store = await EventStore.create(str(tmp_path / "orders"))
+    await store.save(counted(1))
+    await store.close()
+
+
+async def test_create_can_be_entered_and_closes_in_the_end(tmp_path: Path) -> None:
+    async with EventStore.create(tmp_path / "orders") as store:
+        await store.save(counted(1))
+    with pytest.raises(StoreClosedError):
+        await store.head()
+
+
+async def test_the_store_is_closed_on_every_way_out(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with EventStore.create(tmp_path / "orders") as store:
+            raise ZeroDivisionError
+    with pytest.raises(StoreClosedError):
+        await store.head()
+
+
+async def test_a_store_can_be_entered_itself() -> None:
+    store = await EventStore.create("memory://")
+    async with store as same:
+        assert same is store
+    with pytest.raises(StoreClosedError):
+        await store.head()
+
+
+async def test_create_without_await_says_so() -> None:
+    opening: Any = EventStore.create("memory://")
+    with pytest.raises(AttributeError, match=r"store = await EventStore\.create"):
+        opening.save(counted(1))
+    with pytest.raises(TypeError, match=r"async with EventStore\.create"), opening:
+        pass
+    assert "to be awaited" in repr(opening)
+    with pytest.warns(RuntimeWarning, match="not open yet"):
+        del opening
+
+
+async def test_the_constructor_points_to_create() -> None:
+    constructor: Any = EventStore
+    with pytest.raises(TypeError, match=r"await EventStore\.create"):
+        constructor("memory://")
+
+
+@pytest.mark.parametrize("spelling", ["string", "path", "url", "config"])
+async def test_every_spelling_of_a_directory_opens_it(tmp_path: Path, spelling: str) -> None:
+    directory = tmp_path / "orders"
+    place = {
+        "string": str(directory),
+        "path": directory,
+        "url": f"eventuali://{directory}",
+        "config": EventStoreConfig.embedded(directory),
+    }[spelling]
+    async with EventStore.create(place) as store:
+        await store.save(counted(3, "counter-1"))
+    assert (directory / "MANIFEST").exists()
+    async with EventStore.create(directory) as store:
+        assert (await store.load(Counter, "counter-1")).total == 3
+
+
+async def test_a_path_is_relative_to_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in ("./first", Path("second"), EventStoreConfig.embedded("third")):
+        async with EventStore.create(place):
+            pass
+    assert sorted(os.listdir(tmp_path)) == ["first", "second", "third"]
+
+
+async def test_a_tilde_means_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    async with EventStore.create("~/orders"):
+        pass
+    assert (tmp_path / "orders" / "MANIFEST").exists()
+
+
+@pytest.mark.parametrize(
+    ("slip", "meant"),
+    [
+        ("orders", "./orders"),
+        ("memory", "memory://"),
+        (":memory:", "memory://"),
+        ("events.db", "sqlite://events.db"),
+        ("", "memory://"),
+        ("redis://localhost", "redis"),
+        ("postgresql+asyncpg://localhost/events", "postgresql://"),
+    ],
+)
+async def test_a_probable_slip_is_refused_with_what_was_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slip: str, meant: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError) as refused:
+        await EventStore.create(slip)
+    assert meant in str(refused.value)
+    assert os.listdir(tmp_path) == []
+
+
+async def test_a_missing_parent_is_refused_with_the_resolved_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(eventuali.EventualiError) as refused:
+        await EventStore.create("./missing/orders")
+    assert str(tmp_path / "missing") in str(refused.value)
+    assert os.listdir(tmp_path) == []
+
+
+async def test_a_file_in_the_way_is_refused_with_the_resolved_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "orders").write_text("not a store")
+    with pytest.raises(eventuali.EventualiError) as refused:
+        await EventStore.create("./orders")
+    assert str(tmp_path / "orders") in str(refused.value)
+    assert (tmp_path / "orders").read_text() == "not a store"
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite://events.db", "postgresql://app:s3cret@db:5432/events", "postgres://app:s3cret@db/e"]
+)
+async def test_sql_stores_are_unsupported_and_the_password_stays_hidden(url: str) -> None:
+    opening = EventStore.create(url)
+    assert "s3cret" not in repr(opening)
+    with pytest.raises(UnsupportedError) as refused:
+        await opening
+    assert "s3cret" not in str(refused.value)
+
+
+async def test_what_is_no_place_at_all_is_a_type_error() -> None:
+    place: Any = 7
+    with pytest.raises(TypeError, match=r"connection string, a path or an EventStoreConfig"):
+        EventStore.create(place)
+
+
+async def test_opening_a_directory_again_gives_another_handle(tmp_path: Path) -> None:
+    first = await EventStore.create(tmp_path / "orders")
+    second = await EventStore.create(tmp_path / "orders")
+    await first.save(counted(2, "counter-1"))
+    await first.close()
+    await first.close()
+    assert (await second.load(Counter, "counter-1")).total == 2
+    with pytest.raises(StoreClosedError):
+        await first.save(counted(1))
+    await second.close()
+
+
+async def test_a_store_in_memory_is_always_a_new_one() -> None:
+    async with EventStore.create("memory://") as one, EventStore.create("memory://") as other:
+        await one.save(counted(1))
+        assert (await one.head(), await other.head()) == (1, 0)
+
+
+async def test_a_second_process_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:
+    script = f"""
+import eventuali.sync, eventuali
+try:
+    eventuali.sync.EventStore.create({str(tmp_path / "orders")!r})
+except eventuali.StoreLockedError as error:
+    print(error.pid)
+"""
+    async with EventStore.create(tmp_path / "orders"):
+        answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == str(os.getpid()), answer.stderr
+
+
+async def test_the_open_report_says_what_was_found(tmp_path: Path) -> None:
+    async with EventStore.create(tmp_path / "orders") as store:
+        assert store.open_report.outcome == "created"
+        await store.save(counted(2))
+    async with EventStore.create(tmp_path / "orders") as store:
+        assert (store.open_report.outcome, store.open_report.head) == ("clean", 2)
+        assert "clean" in repr(store.open_report)
+
+
+@pytest.mark.parametrize("durability", ["sync", "interval", "os"])
+async def test_capabilities_say_what_is_promised(tmp_path: Path, durability: Any) -> None:
+    async with EventStore.create(EventStoreConfig.embedded(tmp_path / "s").with_durability(durability)) as store:
+        capabilities = store.capabilities()
+        assert (capabilities.backend, capabilities.durability) == ("embedded", durability)
+        assert capabilities.persistent
+        assert capabilities.writable
+        assert (await store.save(counted(1))).durability == durability
+
+
+async def test_configs_are_checked_when_they_are_made() -> None:
+    config = EventStoreConfig.embedded("./orders")
+    with pytest.raises(ConfigurationError, match="'sync', 'interval', 'os'"):
+        config.with_durability("always")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigurationError, match="goes with durability 'interval'"):
+        config.with_durability("os", ms=5)
+    with pytest.raises(ConfigurationError, match="from 1 on"):
+        config.with_durability("interval", ms=0)
+    assert copy.copy(config.with_durability("interval", ms=7)).interval_ms == 7
+
+
+async def damaged_store(directory: Path) -> tuple[Path, int]:
+    """A closed store of ten events with a flipped bit in the sixth; the segment, and the last good position."""
+    async with EventStore.create(directory) as store:
+        for number in range(10):
+            await store.save(counted(1, f"counter-{number}"))
+    segment = next(directory.glob("*.seg"))
+    content = bytearray(segment.read_bytes())
+    content[content.index(b"counter-5")] ^= 1
+    segment.write_bytes(content)
+    return segment, 5
+
+
+async def test_damage_is_refused_with_its_place(tmp_path: Path) -> None:
+    segment, last_good = await damaged_store(tmp_path / "s")
+    with pytest.raises(CorruptionError) as refused:
+        await EventStore.create(tmp_path / "s")
+    assert refused.value.path == str(segment)
+    assert (refused.value.segment, refused.value.last_good_position) == (1, last_good)
+    assert refused.value.offset > 0
+
+
+async def test_a_damaged_store_can_be_read_up_to_the_damage(tmp_path: Path) -> None:
+    _, last_good = await damaged_store(tmp_path / "s")
+    async with EventStore.create(tmp_path / "s", read_up_to_damage=True) as store:
+        assert (store.open_report.outcome, store.open_report.last_good_position) == ("damaged", last_good)
+        assert store.open_report.damage is not None
+        assert not store.capabilities().writable
+        seen: list[int] = []
+        with pytest.raises(CorruptionError):
+            async for event in store.read_all():
+                seen.append(event.position)
+        assert seen == list(range(1, last_good + 1))
+        with pytest.raises(UnsupportedError):
+            await store.save(counted(1))
+
+
+async def test_the_loss_behind_the_damage_can_be_accepted(tmp_path: Path) -> None:
+    _, last_good = await damaged_store(tmp_path / "s")
+    async with EventStore.create(tmp_path / "s", accept_loss_after=last_good) as store:
+        assert (store.open_report.outcome, store.open_report.last_good_position) == ("loss_accepted", last_good)
+        assert (await store.save(counted(1))).position == last_good + 1
+    assert any((tmp_path / "s" / "quarantine").iterdir())
+
+
+async def test_a_damaged_manifest_can_be_rebuilt(tmp_path: Path) -> None:
+    async with EventStore.create(tmp_path / "s") as store:
+        await store.save(counted(3, "counter-1"))
+    (tmp_path / "s" / "MANIFEST").write_bytes(b"garbage")
+    with pytest.raises(eventuali.EventualiError, match="rebuild"):
+        await EventStore.create(tmp_path / "s")
+    rebuild_manifest(tmp_path / "s")
+    async with EventStore.create(tmp_path / "s") as store:
+        assert (await store.load(Counter, "counter-1")).total == 3
+
+
+async def test_reprs_are_short_and_notebooks_get_a_table(tmp_path: Path) -> None:
+    async with EventStore.create(tmp_path / "s") as store:
+        assert repr(store) == f"<EventStore {tmp_path / 's'}, sync, open>"
+        assert store._repr_html_().startswith("<table>")
+        assert repr(store.capabilities()) == "<Capabilities embedded, durability=sync, persistent=True, writable=True>"
+    assert repr(store).endswith("closed>")
+
+
+async def test_importing_has_no_side_effects(tmp_path: Path) -> None:
+    script = """
+import atexit, signal, threading
+before = atexit._ncallbacks(), signal.getsignal(signal.SIGINT)
+import pydantic, typing_extensions
+known = atexit._ncallbacks()
+import eventuali, eventuali.sync
+assert atexit._ncallbacks() == known, "atexit"
+assert signal.getsignal(signal.SIGINT) is before[1], "signals"
+assert threading.active_count() == 1, "threads"
+import os
+assert len(os.listdir("/proc/self/task")) == 1, "threads"
+assert os.listdir(".") == [], "files"
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+
+
+def test_no_warning_where_a_store_was_awaited() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        import asyncio  # noqa: PLC0415
+
+        async def main() -> None:
+            store = await EventStore.create("memory://")
+            await store.close()
+
+        asyncio.run(main())

@@ -1,0 +1,287 @@
+import asyncio
+import gc
+import weakref
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from eventuali import (
+    AggregateNotFoundError,
+    ConfigurationError,
+    DeserializationError,
+    DomainEvent,
+    EventStore,
+    StoredEvent,
+    StreamAppend,
+)
+from tests.counting import Counted, Counter, Lamp, Renamed, counted
+
+pytestmark = pytest.mark.anyio
+
+
+async def five_counters(store: EventStore) -> None:
+    """Positions 1 to 15: three events for each of five counters, the last of each a renaming."""
+    for number in range(5):
+        counter = counted(2, f"counter-{number}")
+        counter.rename(f"number {number}")
+        await store.save(counter)
+
+
+async def test_a_stream_is_read_in_order(store: EventStore) -> None:
+    await five_counters(store)
+    events = [event async for event in store.read("counter-2")]
+    assert [type(event) for event in events] == [Counted, Counted, Renamed]
+    assert [event.aggregate_version for event in events] == [1, 2, 3]
+    assert [event.position for event in events] == [7, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("options", "versions"),
+    [
+        ({}, [1, 2, 3, 4, 5]),
+        ({"after_version": 2}, [3, 4, 5]),
+        ({"before_version": 4}, [1, 2, 3]),
+        ({"after_version": 1, "before_version": 5}, [2, 3, 4]),
+        ({"limit": 2}, [1, 2]),
+        ({"limit": 0}, []),
+        ({"backwards": True}, [5, 4, 3, 2, 1]),
+        ({"backwards": True, "after_version": 2, "before_version": 5, "limit": 1}, [4]),
+        ({"after_version": 5}, []),
+        ({"after_version": 99}, []),
+    ],
+)
+async def test_both_bounds_exclude_whatever_the_direction(
+    store: EventStore, options: dict[str, Any], versions: list[int]
+) -> None:
+    await store.save(counted(5, "counter"))
+    assert [event.aggregate_version async for event in store.read("counter", **options)] == versions
+    renamed = {"after_version": "after", "before_version": "before"}
+    for_all = {renamed.get(name, name): value for name, value in options.items()}
+    assert [event.position async for event in store.read_all(**for_all)] == versions
+
+
+async def test_reading_a_stream_that_does_not_exist_yields_nothing(store: EventStore) -> None:
+    assert [event async for event in store.read("nobody")] == []
+
+
+async def test_read_all_filters_by_names_and_classes(store: EventStore) -> None:
+    await five_counters(store)
+    lamp = Lamp(id="lamp")
+    lamp.apply(Renamed(name="light"))
+    await store.save(lamp)
+    for types in (["Renamed"], [Renamed]):
+        assert [event.position async for event in store.read_all(event_types=types)] == [3, 6, 9, 12, 15, 16]
+    for types in (["Lamp"], [Lamp]):
+        assert [event.position async for event in store.read_all(aggregate_types=types)] == [16]
+    both = store.read_all(event_types=[Renamed], aggregate_types=[Counter], after=6, limit=2)
+    assert [event.position async for event in both] == [9, 12]
+    assert [event async for event in store.read_all(event_types=["Unknown"])] == []
+
+
+async def test_an_empty_filter_is_refused_rather_than_guessed(store: EventStore) -> None:
+    with pytest.raises(ConfigurationError, match="leave it out to read all"):
+        store.read_all(event_types=[])
+    nonsense: Any = "Renamed"
+    with pytest.raises(TypeError, match=r"event_types=\['Renamed'\]"):
+        store.read_all(event_types=nonsense)
+
+
+@pytest.mark.parametrize("options", [{"after": -1}, {"before": 0}, {"limit": -1}])
+async def test_numbers_out_of_range_are_refused(store: EventStore, options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="is a number from"):
+        store.read_all(**options)
+    with pytest.raises(TypeError, match="after is a number"):
+        store.read_all(after="7")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def test_a_read_ends_at_the_head_of_its_call(store: EventStore) -> None:
+    await store.save(counted(2))
+    stream = store.read_all()
+    await store.save(counted(2))
+    assert [event.position async for event in stream] == [1, 2]
+
+
+async def test_batches_are_lists_of_stored_events(store: EventStore) -> None:
+    await store.append_all(
+        [
+            StreamAppend(f"counter-{part}", [Counted(by=1) for _ in range(500)], aggregate_type=Counter)
+            for part in range(5)
+        ]
+    )
+    batches = [batch async for batch in store.read_all().batches()]
+    assert all(type(event) is StoredEvent for batch in batches for event in batch)
+    assert [event.position for batch in batches for event in batch] == list(range(1, 2501))
+    assert batches[0][0].data == {"by": 1}
+    assert len(batches) < 100
+
+
+async def test_batches_go_on_where_the_stream_is(store: EventStore) -> None:
+    await store.save(counted(5))
+    stream = store.read_all()
+    assert (await anext(stream)).position == 1
+    assert [[event.position for event in batch] async for batch in stream.batches()] == [[2, 3, 4, 5]]
+
+
+async def test_unknown_classes_come_as_stored_events(store: EventStore) -> None:
+    def append_of_a_forgotten_class() -> DomainEvent:
+        class Forgotten(DomainEvent):
+            what: str
+
+        return Forgotten(what="everything")
+
+    await store.append("memory", [append_of_a_forgotten_class()], aggregate_type="Memory")
+    gc.collect()
+    (event,) = [event async for event in store.read_all()]
+    if isinstance(event, StoredEvent):
+        assert event.data == {"what": "everything"}
+    assert event.event_type == "Forgotten"
+
+
+async def test_iteration_goes_on_after_an_event_that_cannot_be_read(store: EventStore) -> None:
+    class Old(DomainEvent, event_type="Changed"):
+        value: str
+
+    await store.append("thing", [Old(value="word"), Old(value="7"), Old(value="x")], aggregate_type="Thing")
+
+    class New(DomainEvent, event_type="ChangedNow", formerly=("Changed",)):
+        value: int
+
+    del Old
+    gc.collect()
+    stream = store.read("thing", after_version=0)
+    seen: list[int] = []
+    failed: list[int | None] = []
+    while True:
+        try:
+            async for event in stream:
+                seen.append(event.position)
+            break
+        except DeserializationError as error:
+            failed.append(error.position)
+    assert sorted([*seen, *(position or 0 for position in failed)]) == [1, 2, 3]
+    assert New.event_type == "ChangedNow"
+
+
+async def test_a_stream_can_be_left_early_and_closed(store: EventStore) -> None:
+    await store.save(counted(300))
+    async with store.read_all() as stream:
+        async for event in stream:
+            if event.position == 3:
+                break
+    assert [event async for event in stream] == []
+    other = store.read_all()
+    assert (await anext(other)).position == 1
+    await other.aclose()
+    await other.aclose()
+    with pytest.raises(StopAsyncIteration):
+        await anext(other)
+    batches = store.read_all().batches()
+    async with batches:
+        assert len(await anext(batches)) > 0
+    with pytest.raises(StopAsyncIteration):
+        await anext(batches)
+
+
+async def test_a_stream_that_was_left_is_freed(store: EventStore) -> None:
+    await store.save(counted(300))
+    events: list[weakref.ref[Any]] = []
+    async for event in store.read_all():
+        events.append(weakref.ref(event)) if hasattr(event, "__weakref__") else None
+        break
+    del event
+    gc.collect()
+    assert all(event() is None for event in events)
+
+
+async def test_cancelling_the_next_event_loses_none(store: EventStore) -> None:
+    await store.append_all([StreamAppend("counter", [Counted(by=1) for _ in range(3000)], aggregate_type=Counter)])
+    stream = store.read_all()
+    seen: list[int] = []
+
+    async def take() -> None:
+        async for event in stream:
+            seen.append(event.position)
+
+    cancelled = 0
+    while len(seen) < 3000:
+        task = asyncio.create_task(take())
+        await asyncio.sleep(0)
+        cancelled += task.cancel()
+        await asyncio.wait([task])
+    assert seen == list(range(1, 3001))
+    assert cancelled > 3
+
+
+async def test_load_and_get(store: EventStore) -> None:
+    await store.save(counted(3, "counter"))
+    assert (await store.load(Counter, "counter")).total == 3
+    got = await store.get(Counter, "counter")
+    assert got is not None
+    assert (got.total, got.version, got.pending_events) == (3, 3, ())
+    assert await store.get(Counter, "nobody") is None
+    with pytest.raises(AggregateNotFoundError) as missing:
+        await store.load(Counter, "nobody")
+    assert missing.value.aggregate_id == "nobody"
+    assert isinstance(missing.value, LookupError)
+
+
+async def test_an_aggregate_as_it_was(store: EventStore) -> None:
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    for day in range(5):
+        await store.append("counter", [Counted(by=1)], aggregate_type=Counter, timestamp=start + timedelta(days=day))
+        await store.append("other", [Counted(by=1)], aggregate_type=Counter, timestamp=start)
+    assert [(await store.load(Counter, "counter", version=version)).total for version in (1, 3, 5, 9)] == [1, 3, 5, 5]
+    assert [(await store.load(Counter, "counter", position=position)).total for position in (1, 2, 3, 99)] == [
+        1,
+        1,
+        2,
+        5,
+    ]
+    for hours, total in ((0, 1), (23, 1), (24, 2), (1000, 5)):
+        assert (await store.load(Counter, "counter", at=start + timedelta(hours=hours))).total == total
+    early = start - timedelta(microseconds=1)
+    assert await store.get(Counter, "counter", at=early) is None
+    with pytest.raises(AggregateNotFoundError):
+        await store.load(Counter, "counter", at=early)
+
+
+async def test_at_is_the_prefix_before_the_first_later_event(store: EventStore) -> None:
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    for days in (0, 5, 1):
+        await store.append("counter", [Counted(by=1)], aggregate_type=Counter, timestamp=start + timedelta(days=days))
+    assert (await store.load(Counter, "counter", at=start + timedelta(days=2))).version == 1
+
+
+async def test_only_one_way_back_at_a_time(store: EventStore) -> None:
+    with pytest.raises(ConfigurationError, match="give one of them"):
+        await store.load(Counter, "counter", version=1, position=2)
+    for options in ({"version": 0}, {"position": 0}):
+        with pytest.raises(ConfigurationError, match="from 1 on"):
+            await store.load(Counter, "counter", **options)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="time zone"):
+        await store.load(Counter, "counter", at=datetime(2024, 1, 1))  # noqa: DTZ001
+
+
+async def test_an_old_version_cannot_be_saved_over_a_newer_one(store: EventStore) -> None:
+    await store.save(counted(3, "counter"))
+    old = await store.load(Counter, "counter", version=2)
+    old.count()
+    from eventuali import ConflictError  # noqa: PLC0415
+
+    with pytest.raises(ConflictError):
+        await store.save(old)
+
+
+async def test_head_sync_and_durable_position(store: EventStore) -> None:
+    assert await store.head() == 0
+    await store.save(counted(4))
+    assert await store.head() == 4
+    if store.capabilities().persistent:
+        assert await store.sync() == 4
+        assert await store.durable_position() == 4
+
+
+async def test_many_events_load(store: EventStore) -> None:
+    await store.append("counter", [Counted(by=1) for _ in range(5000)], aggregate_type=Counter)
+    assert (await store.load(Counter, "counter")).total == 5000
