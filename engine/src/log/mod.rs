@@ -6,7 +6,16 @@ pub(crate) mod open;
 pub(crate) mod recovery;
 pub(crate) mod segment;
 pub mod storage;
+#[cfg(unix)]
 pub(crate) mod sys;
+#[cfg(not(unix))]
+pub(crate) mod sys {
+    //! Where processes do not fork, the one that opened a store is always the one that uses it.
+
+    pub(crate) const fn fork_generation() -> u32 {
+        0
+    }
+}
 pub(crate) mod ticket;
 pub(crate) mod watermark;
 pub(crate) mod writer;

@@ -1,7 +1,5 @@
 //! The stores that this process has open: opening a directory again gives another handle on the same store.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
@@ -9,24 +7,11 @@ use parking_lot::Mutex;
 
 use super::{Inner, OpenOptions};
 use crate::error::{Error, Result};
+use crate::log::storage::os::DirectoryId;
 use crate::log::sys;
 
-/// A directory, whatever the path that led to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Directory {
-    device: u64,
-    inode: u64,
-}
-
-impl Directory {
-    pub(super) fn of(path: &Path) -> Result<Self> {
-        let metadata = fs::metadata(path).map_err(|error| Error::io("look up", path, &error))?;
-        Ok(Self { device: metadata.dev(), inode: metadata.ino() })
-    }
-}
-
 struct Open {
-    directory: Directory,
+    directory: DirectoryId,
     generation: u32,
     store: Weak<Inner>,
 }
@@ -36,7 +21,7 @@ static STORES: Mutex<Vec<Open>> = Mutex::new(Vec::new());
 /// The open store of a directory, or the one that `open` makes. Held for as long as opening takes, so that two threads do
 /// not lock each other out.
 pub(super) fn find_or_open(path: &Path, options: &OpenOptions, open: impl FnOnce() -> Result<Arc<Inner>>) -> Result<Arc<Inner>> {
-    let directory = Directory::of(path)?;
+    let directory = DirectoryId::of(path).map_err(|error| Error::io("look up", path, &error))?;
     let mut stores = STORES.lock();
     stores.retain(|store| store.store.strong_count() > 0);
     let here = |store: &&Open| store.directory == directory && store.generation == sys::fork_generation();

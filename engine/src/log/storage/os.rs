@@ -1,18 +1,23 @@
 //! The real disk.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
-
 use super::{Access, Lock, Space, Storage, StorageFile};
 use crate::error::{Error, Result};
-use crate::log::sys;
+
+#[cfg(unix)]
+#[path = "os/unix.rs"]
+mod platform;
+#[cfg(windows)]
+#[path = "os/windows.rs"]
+mod platform;
+
+pub(crate) use platform::DirectoryId;
+use platform::{HeldLock, create_private_directory, private, read_at, reserve, sync_directory, write_all_at};
 
 /// The name of the lock file.
 const LOCK: &str = "LOCK";
@@ -32,13 +37,9 @@ impl OsStorage {
 
     /// Makes the directory of a new store, and its name durable.
     pub(crate) fn create_directory(path: &Path) -> io::Result<()> {
-        DirBuilder::new().mode(0o700).create(path)?;
+        create_private_directory(path)?;
         sync_directory(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))
     }
-}
-
-fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
 }
 
 impl Storage for OsStorage {
@@ -48,34 +49,24 @@ impl Storage for OsStorage {
 
     fn lock(&self) -> Result<Box<dyn Lock>> {
         let path = self.root.join(LOCK);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|error| Error::io("open", &path, &error))?;
-        sys::with_lock_descriptors(|descriptors| {
-            flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-            descriptors.push(file.as_raw_fd());
-            Ok(())
-        })
-        .map_err(|error: rustix::io::Errno| match error {
-            rustix::io::Errno::WOULDBLOCK => self.locked_by(&file),
-            error => Error::io("lock", &path, &error.into()),
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let file = private(options).open(&path).map_err(|error| Error::io("open", &path, &error))?;
+        let lock = HeldLock::take(file).map_err(|(file, error)| match error.kind() {
+            io::ErrorKind::WouldBlock => self.locked_by(&file),
+            _ => Error::io("lock", &path, &error),
         })?;
         let mut head = [0; 4];
-        let ours = matches!((file.read_at(&mut head, 0), &head), (Ok(0), _) | (Ok(4), b"pid "));
+        let ours = matches!((read_at(lock.file(), &mut head, 0), &head), (Ok(0), _) | (Ok(4), b"pid "));
         if !ours {
             return Err(Error::configuration(format!("{path:?} is not a lock of this store; move it away, or choose another directory")));
         }
-        let text = format!("pid {}\nhost {}\nsince {}\n", std::process::id(), host_name(), unix_seconds());
+        let text = format!("pid {}\nhost {}\nsince {}\n", std::process::id(), platform::host_name(), unix_seconds());
         let mut padded = text.into_bytes();
         padded.resize(LOCK_BYTES, b'\n');
         // What the file says is for people; the kernel's lock is what counts.
-        let _ = file.write_all_at(&padded, 0);
-        Ok(Box::new(OsLock { file: Some(file), generation: sys::fork_generation() }))
+        let _ = write_all_at(lock.file(), &padded, 0);
+        Ok(Box::new(lock))
     }
 
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
@@ -84,7 +75,9 @@ impl Storage for OsStorage {
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(self.root.join(name))?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        let file = private(options).open(self.root.join(name))?;
         Ok(Arc::new(OsFile { file }))
     }
 
@@ -111,7 +104,7 @@ impl Storage for OsStorage {
     }
 
     fn create_folder(&self, folder: &str) -> io::Result<()> {
-        match DirBuilder::new().mode(0o700).create(self.root.join(folder)) {
+        match create_private_directory(&self.root.join(folder)) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             Err(error) => Err(error),
             Ok(()) => sync_directory(&self.root),
@@ -126,7 +119,7 @@ impl Storage for OsStorage {
 impl OsStorage {
     fn locked_by(&self, file: &File) -> Error {
         let mut bytes = [0; LOCK_BYTES];
-        let read = file.read_at(&mut bytes, 0).unwrap_or(0);
+        let read = read_at(file, &mut bytes, 0).unwrap_or(0);
         let text = String::from_utf8_lossy(&bytes[..read]);
         let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned());
         let pid = field("pid ").and_then(|pid| pid.parse().ok());
@@ -136,37 +129,11 @@ impl OsStorage {
     }
 }
 
-fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
 fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// The kernel's lock on LOCK: given back only by closing the descriptor, which the kernel does when the process dies.
-struct OsLock {
-    /// `None` only while it is dropped.
-    file: Option<File>,
-    generation: u32,
-}
-
-impl Lock for OsLock {}
-
-impl Drop for OsLock {
-    fn drop(&mut self) {
-        let Some(file) = self.file.take() else { return };
-        if self.generation == sys::fork_generation() {
-            sys::with_lock_descriptors(|descriptors| {
-                descriptors.retain(|descriptor| *descriptor != file.as_raw_fd());
-                drop(file);
-            });
-        } else {
-            // A forked child closed its copy when it was made; the number may be another file's by now.
-            let _ = file.into_raw_fd();
-        }
-    }
-}
+impl Lock for HeldLock {}
 
 struct OsFile {
     file: File,
@@ -176,7 +143,7 @@ impl StorageFile for OsFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut filled = 0;
         while filled < buffer.len() {
-            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
+            match read_at(&self.file, &mut buffer[filled..], offset + filled as u64) {
                 Ok(0) => break,
                 Ok(read) => filled += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -187,7 +154,7 @@ impl StorageFile for OsFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_all_at(bytes, offset)
+        write_all_at(&self.file, bytes, offset)
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -207,14 +174,11 @@ impl StorageFile for OsFile {
         if start >= end {
             return Ok(());
         }
-        match space {
-            Space::Written => write_zeros(&self.file, start, end),
-            Space::Reserved => match fallocate(self.file.as_fd(), FallocateFlags::empty(), start, end - start) {
-                // Not every file system can reserve; writing zeros is the same promise at a higher price.
-                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => write_zeros(&self.file, start, end),
-                result => Ok(result?),
-            },
+        // Not every file system can reserve; writing zeros is the same promise at a higher price.
+        if space == Space::Reserved && reserve(&self.file, start, end)? {
+            return Ok(());
         }
+        write_zeros(&self.file, start, end)
     }
 }
 
@@ -223,7 +187,7 @@ fn write_zeros(file: &File, start: u64, end: u64) -> io::Result<()> {
     let mut at = start;
     while at < end {
         let step = usize::try_from(end - at).unwrap_or(usize::MAX).min(ZEROS.len());
-        file.write_all_at(&ZEROS[..step], at)?;
+        write_all_at(file, &ZEROS[..step], at)?;
         at += step as u64;
     }
     Ok(())
