@@ -1,4 +1,5 @@
 //! An event store you import: a durable, ordered event log in your process.
+mod aggregate;
 mod codec;
 mod error;
 mod event;
@@ -10,6 +11,7 @@ mod store;
 pub mod testing;
 mod version;
 
+pub use aggregate::{Aggregate, AsOf, Load, Root, Save};
 pub use error::{Corruption, Error, EventIdProblem, Result};
 pub use event::{DataFormat, Event, EventData, EventMetadata, Json, NewEvent, StreamKey, Tag, Timestamp};
 pub use log::storage;
