@@ -32,9 +32,9 @@ async def run(data: Path, directory: Path) -> None:
     print("\n".join(report.lines()))
     print("\n  in this run, on this machine")
     if written:
-        print(_speed(f"write, {EVENTS_PER_APPEND:,} events an append", written, importing, mode))
-    print(_speed("replay in order, as typed events", len(rows), replaying, mode))
-    print(_speed("rebuild application by application", len(rows), rebuilding, mode))
+        print(_speed(f"build and write, {EVENTS_PER_APPEND:,} an append", written, importing, mode))
+    print(_speed("read in order and compare", len(rows), replaying, mode))
+    print(_speed("load each application and compare", len(rows), rebuilding, mode))
     print(_size(directory, len(rows)))
 
 

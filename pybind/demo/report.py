@@ -14,6 +14,7 @@ SECONDS_PER_MINUTE = 60
 MINUTES_PER_HOUR = 60
 HOURS_PER_DAY = 24
 DAYS_PER_WEEK = 7
+LEAST_OF_A_UNIT = 2
 
 
 @dataclass(slots=True)
@@ -55,8 +56,8 @@ class Report:
     @staticmethod
     def _middle(group: list[LoanApplication]) -> str:
         amount = f"{median(a.amount_requested for a in group):,.0f}" if group else "-"
-        times = [a.time_to_decision for a in group if a.time_to_decision is not None]
-        return f"{amount:>13}  {_span(median(times)) if times else '-':>23}"
+        seconds = [a.time_to_decision.total_seconds() for a in group if a.time_to_decision is not None]
+        return f"{amount:>13}  {_span(median(seconds)) if seconds else '-':>23}"
 
     def _busiest_week(self) -> Iterator[str]:
         per_week: Counter[date] = Counter()
@@ -75,10 +76,11 @@ def _day(day: date) -> str:
     return f"{day.day} {day:%B %Y}"
 
 
-def _span(span: timedelta) -> str:
-    """A length of time in its largest fitting unit."""
-    minutes = span.total_seconds() / SECONDS_PER_MINUTE
+def _span(seconds: float) -> str:
+    """A length of time in the largest unit that it has two of."""
+    minutes = seconds / SECONDS_PER_MINUTE
     hours = minutes / MINUTES_PER_HOUR
-    if hours >= 2 * HOURS_PER_DAY:
-        return f"{hours / HOURS_PER_DAY:.1f} days"
-    return f"{hours:.1f} hours" if hours >= 2 else f"{minutes:.0f} minutes"  # noqa: PLR2004 - from two on, the unit reads well
+    days = hours / HOURS_PER_DAY
+    if days >= LEAST_OF_A_UNIT:
+        return f"{days:.1f} days"
+    return f"{hours:.1f} hours" if hours >= LEAST_OF_A_UNIT else f"{minutes:.0f} minutes"

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
@@ -426,7 +426,7 @@ impl<D: Decider> Writer<D> {
         if count > 0 && (too_much || core.chain.lsn + epoch_bytes + frame_bytes + TAIL_RESERVE > core.secured) {
             return Admitted::NoRoom;
         }
-        let commit_time = crate::event::Timestamp::now().0.max(core.chain.commit_time);
+        let commit_time = now_micros().max(core.chain.commit_time);
         let place = Place { lsn: core.chain.lsn + epoch_bytes, position: core.chain.position, commit_time, visible: core.visible.position };
         match core.decider.decide(request, &place) {
             Decision::Answer(answer) => Admitted::Answered(answer),
@@ -480,4 +480,10 @@ impl<D: Decider> Core<D> {
             visible_position: visible.position,
         }
     }
+}
+
+/// The system's clock, in microseconds since 1970-01-01 UTC.
+fn now_micros() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -139,7 +140,8 @@ async def test_a_store_of_other_data_is_refused(memory: EventStore) -> None:
 def test_a_store_that_is_in_use_is_refused_with_the_process_that_uses_it(tmp_path: Path) -> None:
     store = str(tmp_path / "store")
     holder = (
-        "import sys; from eventuali.sync import EventStore; EventStore.create(sys.argv[1]); print(flush=True); input()"
+        "import sys; from eventuali.sync import EventStore\n"
+        "with EventStore.create(sys.argv[1]): print(flush=True); input()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", holder, store], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -163,9 +165,7 @@ def test_a_store_that_is_in_use_is_refused_with_the_process_that_uses_it(tmp_pat
     ],
     ids=lambda change: next(iter(change)),
 )
-async def test_the_check_finds_a_line_that_was_stored_differently(
-    memory: EventStore, change: dict[str, object]
-) -> None:
+async def test_the_check_finds_a_line_that_was_stored_differently(memory: EventStore, change: dict[str, Any]) -> None:
     number = next(n for n, row in enumerate(ROWS[:500]) if row.activity == "A_DECLINED" and row.case != "173688")
     stored = [row._replace(**change) if n == number else row for n, row in enumerate(ROWS[:500])]
     await import_rows(memory, stored, acknowledged=silent)
@@ -188,7 +188,8 @@ async def test_the_check_finds_an_application_that_was_rebuilt_differently(memor
     await import_rows(memory, ROWS[:500], acknowledged=silent)
     facts = facts_of(ROWS[:500])
     case = ROWS[0].case
-    facts[case] = replace(facts[case], **{fact: -1})
+    different: dict[str, Any] = {fact: -1}
+    facts[case] = replace(facts[case], **different)
     with pytest.raises(MismatchError, match=f"application {case} was rebuilt"):
         assert [application async for application in rebuild(memory, facts)]
 

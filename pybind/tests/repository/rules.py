@@ -63,7 +63,8 @@ def versions_apart_from_workspace(manifest: Mapping[str, Any]) -> Iterator[str]:
     for table in tables:
         for kind in ("dependencies", "dev-dependencies", "build-dependencies"):
             for name, spec in table.get(kind, {}).items():
-                if not (isinstance(spec, dict) and spec.get("workspace") is True):
+                of_workspace = isinstance(spec, dict) and (spec.get("workspace") is True or spec.get("path") == ".")
+                if not of_workspace:
                     yield f"{kind}.{name}"
 
 
