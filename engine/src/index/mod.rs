@@ -2,6 +2,7 @@
 
 mod events;
 mod ids;
+mod kinds;
 mod names;
 mod streams;
 
@@ -10,19 +11,14 @@ use uuid::Uuid;
 use events::{Entry, Events};
 use ids::Ids;
 pub(crate) use ids::{Candidates, IdLookup};
+pub(crate) use kinds::KindId;
+use kinds::Kinds;
 use names::Names;
 pub(crate) use streams::StreamId;
 use streams::{Stream, Streams};
 
 use crate::error::{Error, Result};
 use crate::event::StreamKey;
-
-/// The kind of an event in the index: its event type and aggregate type together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct KindId(u16);
-
-/// The last number of a kind stands for all kinds that came after the table was full: they are told apart in the log.
-const KIND_OVERFLOW: u16 = u16::MAX;
 
 /// Where an event is: its position, and the LSN of its entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +33,7 @@ pub(crate) struct Index {
     streams: Streams,
     ids: Ids,
     aggregate_types: Names,
-    /// Pairs of aggregate type and event type, as `type number` + `event type`.
-    kinds: Names,
+    kinds: Kinds,
 }
 
 /// Which kinds a reader wants.
@@ -50,12 +45,8 @@ pub(crate) struct KindFilter {
 
 impl KindFilter {
     fn accepts(&self, kind: u16) -> bool {
-        if kind == KIND_OVERFLOW { self.overflow } else { self.wanted.get(usize::from(kind)).copied().unwrap_or(false) }
+        if kind == KindId::OVERFLOW.0 { self.overflow } else { self.wanted.get(usize::from(kind)).copied().unwrap_or(false) }
     }
-}
-
-fn kind_key(aggregate_type: u32, event_type: &str) -> Vec<u8> {
-    [&aggregate_type.to_le_bytes(), event_type.as_bytes()].concat()
 }
 
 impl Index {
@@ -66,7 +57,7 @@ impl Index {
             streams: Streams::default(),
             ids: Ids::default(),
             aggregate_types: Names::default(),
-            kinds: Names::default(),
+            kinds: Kinds::default(),
         }
     }
 
@@ -94,7 +85,7 @@ impl Index {
     }
 
     pub(crate) fn aggregate_type(&self, stream: StreamId) -> &str {
-        self.aggregate_types.get_str(self.streams.get(stream).aggregate_type)
+        self.aggregate_types.get(self.streams.get(stream).aggregate_type)
     }
 
     /// The version and position of a stream's last event up to `visible`; `None` if it has none yet.
@@ -115,20 +106,13 @@ impl Index {
         if let Some(found) = self.streams.find(key) {
             return Ok(found);
         }
-        let aggregate_type = self.aggregate_types.number(aggregate_type.as_bytes());
+        let aggregate_type = self.aggregate_types.number(aggregate_type);
         self.streams.add(key, aggregate_type).ok_or_else(|| full("number of aggregates held in the index"))
     }
 
     /// The kind of an event of a stream.
     pub(crate) fn kind(&mut self, stream: StreamId, event_type: &str) -> KindId {
-        let key = kind_key(self.streams.get(stream).aggregate_type, event_type);
-        if let Some(number) = self.kinds.find(&key) {
-            return KindId(u16::try_from(number).unwrap_or(KIND_OVERFLOW));
-        }
-        if self.kinds.count() < usize::from(KIND_OVERFLOW) {
-            return KindId(u16::try_from(self.kinds.number(&key)).unwrap_or(KIND_OVERFLOW));
-        }
-        KindId(KIND_OVERFLOW)
+        self.kinds.number(self.streams.get(stream).aggregate_type, event_type)
     }
 
     /// Whether one more event can be held.
@@ -178,19 +162,18 @@ impl Index {
 
     /// The filter for these types; `None` if everything is wanted.
     pub(crate) fn filter(&self, event_types: &[String], aggregate_types: &[String], include_system: bool) -> Option<KindFilter> {
-        let wanted: Vec<bool> = (0..self.kinds.count())
-            .map(|number| {
-                let key = self.kinds.get(u32::try_from(number).unwrap_or(u32::MAX));
-                let (type_number, event_type) = key.split_at(4);
-                let type_number = u32::from_le_bytes([type_number[0], type_number[1], type_number[2], type_number[3]]);
-                let aggregate_type = self.aggregate_types.get(type_number);
-                (event_types.is_empty() || event_types.iter().any(|wanted| wanted.as_bytes() == event_type))
-                    && (aggregate_types.is_empty() || aggregate_types.iter().any(|wanted| wanted.as_bytes() == aggregate_type))
-                    && (include_system || !event_type.starts_with(b"$"))
+        let matches = |wanted: &[String], name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
+        let wanted: Vec<bool> = self
+            .kinds
+            .iter()
+            .map(|(aggregate_type, event_type)| {
+                matches(event_types, event_type)
+                    && matches(aggregate_types, self.aggregate_types.get(aggregate_type))
+                    && (include_system || !event_type.starts_with('$'))
             })
             .collect();
         let everything = event_types.is_empty() && aggregate_types.is_empty() && wanted.iter().all(|wanted| *wanted);
-        (!everything).then_some(KindFilter { wanted, overflow: self.kinds.count() >= usize::from(KIND_OVERFLOW) })
+        (!everything).then_some(KindFilter { wanted, overflow: self.kinds.overflowed() })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Byte strings and the numbers they are given in the order in which they come.
+//! Names and the numbers they are given in the order in which they come.
 
 use std::hash::BuildHasher;
 
@@ -10,37 +10,22 @@ use hashbrown::HashTable;
 pub(super) struct Names {
     hasher: RandomState,
     table: HashTable<u32>,
-    by_number: Vec<Box<[u8]>>,
+    by_number: Vec<Box<str>>,
 }
 
 impl Names {
-    pub(super) fn count(&self) -> usize {
-        self.by_number.len()
-    }
-
     pub(super) fn memory_bytes(&self) -> usize {
-        self.table.allocation_size()
-            + self.by_number.capacity() * size_of::<Box<[u8]>>()
-            + self.by_number.iter().map(|name| name.len()).sum::<usize>()
+        self.table.allocation_size() + self.by_number.capacity() * size_of::<Box<str>>() + self.by_number.iter().map(|name| name.len()).sum::<usize>()
     }
 
-    pub(super) fn get(&self, number: u32) -> &[u8] {
+    pub(super) fn get(&self, number: u32) -> &str {
         &self.by_number[number as usize]
     }
 
-    pub(super) fn get_str(&self, number: u32) -> &str {
-        // Only UTF-8 names are given numbers where text is asked for.
-        std::str::from_utf8(self.get(number)).unwrap_or_default()
-    }
-
-    pub(super) fn find(&self, name: &[u8]) -> Option<u32> {
-        self.table.find(self.hasher.hash_one(name), |number| *self.by_number[*number as usize] == *name).copied()
-    }
-
     /// The number of a name, which it is given now if it has none.
-    pub(super) fn number(&mut self, name: &[u8]) -> u32 {
-        if let Some(number) = self.find(name) {
-            return number;
+    pub(super) fn number(&mut self, name: &str) -> u32 {
+        if let Some(number) = self.table.find(self.hasher.hash_one(name), |number| *self.by_number[*number as usize] == *name) {
+            return *number;
         }
         let number = u32::try_from(self.by_number.len()).unwrap_or(u32::MAX);
         self.by_number.push(name.into());

@@ -23,33 +23,35 @@ const BATCH_BYTES: u64 = 256 << 10;
 const GAP_BYTES: u64 = 4 << 10;
 /// How much is read behind an entry in the hope that its body ends there.
 const BODY_GUESS: u64 = 1 << 10;
+/// How much is read behind the last of many entries in a row, whose bodies are likely to follow.
+const BODIES_GUESS: u64 = 16 << 10;
+/// From so many entries in a row on, their bodies are expected behind the last one.
+const MANY: usize = 16;
 
 /// A part of a segment that is in memory.
 struct Block {
     start: u64,
     bytes: Arc<[u8]>,
+    /// How much of it the file has.
+    length: usize,
 }
 
 impl Block {
     fn read(segment: &Segment, start: u64, end: u64) -> Result<Self> {
         let length = usize::try_from(end - start).map_err(|_| Error::configuration("a record is larger than memory"))?;
         let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, length).collect();
-        let read = match Arc::get_mut(&mut bytes) {
+        let length = match Arc::get_mut(&mut bytes) {
             Some(buffer) => segment.file.read_at(buffer, start).map_err(|error| segment.io("read", &error))?,
             None => 0,
         };
-        if read < length {
-            // What lies behind the end of the file reads as nothing; whoever needs it will miss it.
-            bytes = bytes[..read].into();
-        }
-        Ok(Self { start, bytes })
+        Ok(Self { start, bytes, length })
     }
 
     /// Where `start..end` of the file lies in the block.
     fn range(&self, start: u64, end: u64) -> Option<(usize, usize)> {
         let from = usize::try_from(start.checked_sub(self.start)?).ok()?;
         let length = usize::try_from(end - start).ok()?;
-        (from + length <= self.bytes.len()).then_some((from, length))
+        (from + length <= self.length).then_some((from, length))
     }
 }
 
@@ -121,14 +123,16 @@ fn run_of(segment: &Segment, end_lsn: u64, locations: &[Location]) -> Run {
         }
         let start = at(location);
         let (new_low, new_high) = (low.min(start), high.max(entry_end(start)));
+        let next_to_it = location.position.abs_diff(locations[count - 1].position) == 1;
         let gap = if start >= high { start - high } else { low.saturating_sub(entry_end(start)) };
-        if gap > GAP_BYTES || new_high - new_low > BATCH_BYTES {
+        if (gap > GAP_BYTES && !next_to_it) || new_high - new_low > BATCH_BYTES {
             break;
         }
         (low, high) = (new_low, new_high);
         count += 1;
     }
-    Run { count, span: (low, high + BODY_GUESS) }
+    let guess = if count < MANY { BODY_GUESS } else { BODIES_GUESS };
+    Run { count, span: (low, high + guess) }
 }
 
 fn damaged(segment: &Segment, offset: u64, location: Location, reason: &str) -> Error {
