@@ -85,25 +85,7 @@ impl BodyLayout {
     /// Checks that `block[start..][..length]` is a body.
     pub(crate) fn parse(block: &[u8], start: usize, length: usize) -> Result<Self, &'static str> {
         let bytes = block.get(start..start + length).ok_or("the body ends outside of its block")?;
-        if length < body::NAMES {
-            return Err("the body is shorter than its fixed part");
-        }
-        let parsed = Body(bytes);
-        let names_end = parsed.names_end();
-        if names_end + parsed.extras_bytes() > length {
-            return Err("the names and metadata are longer than the body");
-        }
-        if bytes[body::FORMAT] > body::FORMAT_PROTOBUF || bytes[body::FLAGS] != 0 {
-            return Err("the body uses a payload format or flag that this release does not know");
-        }
-        let names = std::str::from_utf8(&bytes[body::NAMES..names_end]).map_err(|_| "a name is not UTF-8")?;
-        let mut end = 0;
-        for at in [body::TENANT_BYTES, body::AGGREGATE_ID_BYTES, body::AGGREGATE_TYPE_BYTES] {
-            end += parsed.u16(at);
-            if !names.is_char_boundary(end) {
-                return Err("a name is not UTF-8");
-            }
-        }
+        Body(bytes).check()?;
         let (Ok(start), Ok(length)) = (u32::try_from(start), u32::try_from(length)) else {
             return Err("the block is too large");
         };
@@ -129,6 +111,15 @@ impl BodyLayout {
 /// The parts of a body whose layout was checked.
 #[derive(Clone, Copy)]
 pub(crate) struct Body<'a>(&'a [u8]);
+
+/// All names in a body.
+#[derive(Clone, Copy)]
+pub(crate) struct BodyNames<'a> {
+    pub(crate) tenant: &'a str,
+    pub(crate) aggregate_id: &'a str,
+    pub(crate) aggregate_type: &'a str,
+    pub(crate) event_type: &'a str,
+}
 
 impl<'a> Body<'a> {
     /// Appends the body of an event to `out`, or leaves `out` as it was.
@@ -173,6 +164,31 @@ impl<'a> Body<'a> {
         }
         out.extend_from_slice(payload);
         Ok(())
+    }
+
+    /// Checks that `bytes` are a body; with its names, which cost a check of their own when they are asked for later.
+    pub(crate) fn parse(bytes: &'a [u8]) -> Result<(Self, BodyNames<'a>), &'static str> {
+        Body(bytes).check().map(|names| (Body(bytes), names))
+    }
+
+    fn check(self) -> Result<BodyNames<'a>, &'static str> {
+        let bytes = self.0;
+        if bytes.len() < body::NAMES {
+            return Err("the body is shorter than its fixed part");
+        }
+        let names_end = self.names_end();
+        if names_end + self.extras_bytes() > bytes.len() {
+            return Err("the names and metadata are longer than the body");
+        }
+        if bytes[body::FORMAT] > body::FORMAT_PROTOBUF || bytes[body::FLAGS] != 0 {
+            return Err("the body uses a payload format or flag that this release does not know");
+        }
+        let not_text = "a name is not UTF-8";
+        let names = std::str::from_utf8(&bytes[body::NAMES..names_end]).map_err(|_| not_text)?;
+        let (tenant, names) = names.split_at_checked(self.u16(body::TENANT_BYTES)).ok_or(not_text)?;
+        let (aggregate_id, names) = names.split_at_checked(self.u16(body::AGGREGATE_ID_BYTES)).ok_or(not_text)?;
+        let (aggregate_type, event_type) = names.split_at_checked(self.u16(body::AGGREGATE_TYPE_BYTES)).ok_or(not_text)?;
+        Ok(BodyNames { tenant, aggregate_id, aggregate_type, event_type })
     }
 
     fn u16(self, at: usize) -> usize {

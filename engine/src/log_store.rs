@@ -17,7 +17,7 @@ use operation::{CloseOperation, Fresh, TaskOperation, TaskState};
 pub use options::{OpenOptions, rebuild_manifest};
 use read::LogReader;
 
-use crate::codec::BodyLayout;
+use crate::codec::Body;
 use crate::error::{Corruption, Error, Result};
 use crate::event::StreamKey;
 use crate::index::Index;
@@ -176,10 +176,10 @@ fn take_in(index: &mut Index, segment: &Segment, frame: &Frame<'_>) -> Result<()
     let fail = |reason: &str| Error::from(segment.corruption(segment.offset(frame.header.lsn), position - 1, reason));
     index.has_room_for(frame.header.count as usize)?;
     for (at, entry, bytes) in frame.records() {
-        let body = BodyLayout::parse(bytes, 0, bytes.len()).map_err(fail)?.of(bytes);
-        let key = StreamKey { tenant: body.tenant(), aggregate_id: body.aggregate_id() };
-        let stream = index.stream_or_new(&key, body.aggregate_type())?;
-        let kind = index.kind(stream, body.event_type());
+        let (body, names) = Body::parse(bytes).map_err(fail)?;
+        let key = StreamKey { tenant: names.tenant, aggregate_id: names.aggregate_id };
+        let stream = index.stream_or_new(&key, names.aggregate_type)?;
+        let kind = index.kind(stream, names.event_type);
         index.push(stream, kind, body.id(), frame.header.lsn + at as u64);
         if index.version(stream) != entry.version {
             return Err(fail("an event's version does not follow from the one before it"));

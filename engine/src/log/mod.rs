@@ -4,6 +4,7 @@ pub(crate) mod format;
 pub(crate) mod manifest;
 pub(crate) mod open;
 pub(crate) mod recovery;
+pub(crate) mod scan;
 pub(crate) mod segment;
 pub mod storage;
 #[cfg(unix)]

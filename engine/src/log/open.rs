@@ -10,8 +10,9 @@ use uuid::Uuid;
 
 use super::format::SegmentHeader;
 use super::manifest::{MANIFEST, MANIFEST_TMP, Manifest, ManifestProblem, ManifestSegment};
-use super::recovery::{Chain, Evidence, Frame, Verdict, judge};
-use super::segment::{AttachProblem, FIRST_FRAME, Rest, Scan, Segment, file_name, parse_name};
+use super::recovery::{Chain, Evidence, Verdict, judge};
+use super::scan::{Scan, Visit};
+use super::segment::{AttachProblem, FIRST_FRAME, Rest, Segment, file_name, parse_name};
 use super::storage::{Access, Lock, Space, Storage};
 use super::watermark::{Mark, WATERMARK, Watermark};
 use crate::error::{Corruption, Error, Result};
@@ -59,9 +60,6 @@ pub(crate) enum Outcome {
     /// Reading must not cross this.
     Damaged(Corruption),
 }
-
-/// Sees every verified frame of the log once, in order.
-pub(crate) type Visit<'a> = dyn FnMut(&Segment, &Frame<'_>) -> Result<()> + 'a;
 
 /// Opens the log in `storage`, or creates one.
 pub(crate) fn open(storage: Arc<dyn Storage>, on_damage: OnDamage, visit: &mut Visit<'_>) -> Result<Log> {

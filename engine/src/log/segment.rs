@@ -1,17 +1,17 @@
-//! Segment files: their names, how they are made, and how they are read from end to end.
+//! Segment files: their names, how they are made, and what lies behind their last frame.
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::format::{FORMAT_VERSION, FRAME_ALIGN, FrameHeader, HeadProblem, Kind, SegmentHeader, decode_seal, frame_header, segment_header};
-use super::recovery::{Chain, Frame, Step, later_headers, step};
+use super::format::{FORMAT_VERSION, FRAME_ALIGN, FrameHeader, HeadProblem, SegmentHeader, frame_header, segment_header};
+use super::recovery::{Chain, later_headers};
 use super::storage::{Access, Space, Storage, StorageFile};
 use crate::error::{Corruption, Error, Result};
 use crate::version::Position;
 
-/// How much of a segment is held in memory while it is read from end to end, unless a frame is longer.
-const WINDOW_BYTES: usize = 512 << 10;
+/// How much is read at once behind the end of the chain.
+const REST_BYTES: usize = 512 << 10;
 
 /// An open segment file.
 pub(crate) struct Segment {
@@ -118,52 +118,12 @@ impl Segment {
         Error::io(operation, &self.path, error)
     }
 
-    /// Verifies every frame that continues `chain`, and shows each to `visit`.
-    pub(crate) fn scan(&self, chain: &Chain, visit: &mut dyn FnMut(&Self, &Frame<'_>) -> Result<()>) -> Result<Scan> {
-        let mut scan = Scan { chain: self.chain_start(chain), seal: None, stopped: None, newer: false };
-        let mut window = Window::new(self, self.offset(scan.chain.lsn));
-        loop {
-            let (bytes, complete) = window.bytes();
-            let frame = match step(bytes, complete, self.seed, &scan.chain) {
-                Step::Frame(frame) => frame,
-                Step::More(length) => {
-                    window.fill(length)?;
-                    continue;
-                }
-                Step::Nothing => return Ok(scan),
-                Step::Broken(reason) => {
-                    scan.stopped = Some(reason);
-                    return Ok(scan);
-                }
-                Step::Newer(reason) => {
-                    scan.stopped = Some(reason);
-                    scan.newer = true;
-                    return Ok(scan);
-                }
-            };
-            if frame.header.kind == Kind::Seal as u8 {
-                let Some((anchor, end_position)) = decode_seal(frame.body()).filter(|(_, end)| *end == scan.chain.position) else {
-                    scan.stopped = Some("the seal does not fit the frames before it");
-                    return Ok(scan);
-                };
-                scan.seal = Some(Seal { anchor, end_position });
-            } else {
-                visit(self, &frame)?;
-            }
-            scan.chain = scan.chain.after(&frame.header);
-            window.advance(frame.bytes.len());
-            if scan.seal.is_some() {
-                return Ok(scan);
-            }
-        }
-    }
-
     /// What lies behind the end of the chain, up to the end of the file.
     pub(crate) fn rest(&self, end_lsn: u64) -> Result<Rest> {
         let start = self.offset(end_lsn);
         let mut rest = Rest::default();
         let mut at = start;
-        let mut bytes = vec![0; WINDOW_BYTES];
+        let mut bytes = vec![0; REST_BYTES];
         loop {
             let read = self.file.read_at(&mut bytes, at).map_err(|error| self.io("read", &error))?;
             if let Some(last) = bytes[..read].iter().rposition(|byte| *byte != 0) {
@@ -184,25 +144,6 @@ impl Segment {
 /// The name under which a segment is prepared.
 pub(crate) fn temporary_name(name: &str) -> String {
     format!("{name}.tmp")
-}
-
-/// What reading a segment from end to end has found.
-pub(crate) struct Scan {
-    /// The chain behind the last good frame.
-    pub(crate) chain: Chain,
-    /// The seal, if the segment ends in one.
-    pub(crate) seal: Option<Seal>,
-    /// What stood where the next frame should begin, if it was neither zeros nor the end.
-    pub(crate) stopped: Option<&'static str>,
-    /// Whether that is something that only a newer release knows.
-    pub(crate) newer: bool,
-}
-
-/// The end of a segment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Seal {
-    pub(crate) anchor: u32,
-    pub(crate) end_position: u64,
 }
 
 /// What lies behind the end of the chain.
@@ -228,46 +169,6 @@ impl Rest {
         if header.count > 0 && self.next_good_position.is_none() {
             self.next_good_position = Some(header.base_position);
         }
-    }
-}
-
-/// A part of a segment that moves forward with its reader.
-struct Window<'a> {
-    segment: &'a Segment,
-    bytes: Vec<u8>,
-    start: usize,
-    end: usize,
-    /// Where in the file `end` is.
-    offset: u64,
-    complete: bool,
-}
-
-impl<'a> Window<'a> {
-    fn new(segment: &'a Segment, offset: u64) -> Self {
-        Self { segment, bytes: vec![0; WINDOW_BYTES], start: 0, end: 0, offset, complete: false }
-    }
-
-    fn bytes(&self) -> (&[u8], bool) {
-        (&self.bytes[self.start..self.end], self.complete)
-    }
-
-    fn advance(&mut self, bytes: usize) {
-        self.start += bytes;
-    }
-
-    /// Reads on, so that at least `length` bytes are there or the file is complete.
-    fn fill(&mut self, length: usize) -> Result<()> {
-        self.bytes.copy_within(self.start..self.end, 0);
-        self.end -= self.start;
-        self.start = 0;
-        if self.bytes.len() < length {
-            self.bytes.resize(length, 0);
-        }
-        let read = self.segment.file.read_at(&mut self.bytes[self.end..], self.offset).map_err(|error| self.segment.io("read", &error))?;
-        self.complete = read < self.bytes.len() - self.end;
-        self.end += read;
-        self.offset += read as u64;
-        Ok(())
     }
 }
 

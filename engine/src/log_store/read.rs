@@ -25,6 +25,8 @@ const GAP_BYTES: u64 = 4 << 10;
 const BODY_GUESS: u64 = 1 << 10;
 /// How much is read behind the last of many entries in a row, whose bodies are likely to follow.
 const BODIES_GUESS: u64 = 16 << 10;
+/// How much of a long frame's bodies is read at once.
+const BODIES_ELSEWHERE: u64 = 64 << 10;
 /// From so many entries in a row on, their bodies are expected behind the last one.
 const MANY: usize = 16;
 
@@ -55,22 +57,12 @@ impl Block {
     }
 }
 
-/// A record whose entry has been read: where its body is.
-struct Found<'a> {
-    segment: &'a Segment,
-    location: Location,
-    entry: RecordEntry,
-    body: (u64, u64),
-    block: Option<usize>,
-}
-
 /// Reads the events at these locations, which are in order (either way), as many as fit a batch and at least one.
 pub(crate) fn read_locations(writer: &Writer<Deciding>, locations: &[Location]) -> Result<Vec<Event>> {
     let segments = writer.segments();
-    let mut blocks: Vec<Block> = Vec::new();
-    let mut found: Vec<Found<'_>> = Vec::with_capacity(locations.len().min(BATCH_EVENTS));
+    let mut events: Vec<Event> = Vec::with_capacity(locations.len().min(BATCH_EVENTS));
     let mut read_bytes = 0;
-    let mut wanted_bytes = 0;
+    let mut body_bytes = 0;
     let mut rest = locations;
     while let Some(first) = rest.first() {
         let (segment, end_lsn) = segment_of(&segments, first)?;
@@ -81,24 +73,31 @@ pub(crate) fn read_locations(writer: &Writer<Deciding>, locations: &[Location]) 
         }
         read_bytes += end - start;
         let block = Block::read(segment, start, end)?;
+        // Bodies that lie elsewhere: those of a long frame, one after the other behind its table.
+        let mut bodies: Option<Block> = None;
         for location in &rest[..run.count] {
-            let record = find(segment, *location, &block, blocks.len())?;
-            wanted_bytes += record.body.1 - record.body.0;
-            if wanted_bytes > BATCH_BYTES && !found.is_empty() {
-                blocks.push(block);
-                return finish(found, blocks);
+            let (entry, (from, to)) = entry_at(segment, *location, &block)?;
+            body_bytes += to - from;
+            if body_bytes > BATCH_BYTES && !events.is_empty() {
+                return Ok(events);
             }
-            found.push(record);
+            let holds = |block: &&Block| block.range(from, to).is_some();
+            let found = match Some(&block).filter(holds).or(bodies.as_ref().filter(holds)) {
+                Some(found) => found,
+                None => bodies.insert(Block::read(segment, from, to.max(from + run.bodies_guess))?),
+            };
+            events.push(event(segment, *location, &entry, (from, to), found)?);
         }
-        blocks.push(block);
         rest = &rest[run.count..];
     }
-    finish(found, blocks)
+    Ok(events)
 }
 
 struct Run {
     count: usize,
     span: (u64, u64),
+    /// How much is read at least where a body lies elsewhere.
+    bodies_guess: u64,
 }
 
 /// The segment that holds a location, and the LSN at which the next one begins.
@@ -131,16 +130,17 @@ fn run_of(segment: &Segment, end_lsn: u64, locations: &[Location]) -> Run {
         (low, high) = (new_low, new_high);
         count += 1;
     }
-    let guess = if count < MANY { BODY_GUESS } else { BODIES_GUESS };
-    Run { count, span: (low, high + guess) }
+    let many = count >= MANY;
+    let forwards = low == first;
+    Run { count, span: (low, high + if many { BODIES_GUESS } else { BODY_GUESS }), bodies_guess: if many && forwards { BODIES_ELSEWHERE } else { 0 } }
 }
 
 fn damaged(segment: &Segment, offset: u64, location: Location, reason: &str) -> Error {
     segment.corruption(offset, location.position - 1, reason).into()
 }
 
-/// Reads and verifies the entry at a location.
-fn find<'a>(segment: &'a Segment, location: Location, block: &Block, number: usize) -> Result<Found<'a>> {
+/// Reads and verifies the entry at a location, and says from where to where its body lies.
+fn entry_at(segment: &Segment, location: Location, block: &Block) -> Result<(RecordEntry, (u64, u64))> {
     let at = segment.offset(location.lsn);
     let Some((start, length)) = block.range(at, at + record_entry::BYTES as u64) else {
         return Err(damaged(segment, at, location, "the file ends before this record"));
@@ -148,45 +148,14 @@ fn find<'a>(segment: &'a Segment, location: Location, block: &Block, number: usi
     let Some(entry) = RecordEntry::decode(&block.bytes[start..start + length], segment.seed) else {
         return Err(damaged(segment, at, location, "the record's entry does not match its checksum"));
     };
-    let body_start = at + u64::from(entry.body_offset);
-    let body = (body_start, body_start + u64::from(entry.body_bytes));
-    let block = block.range(body.0, body.1).map(|_| number);
-    Ok(Found { segment, location, entry, body, block })
+    let body = at + u64::from(entry.body_offset);
+    Ok((entry, (body, body + u64::from(entry.body_bytes))))
 }
 
-/// Reads the bodies that are not in memory yet, and makes the events.
-fn finish(mut found: Vec<Found<'_>>, mut blocks: Vec<Block>) -> Result<Vec<Event>> {
-    let mut next = 0;
-    while next < found.len() {
-        if found[next].block.is_some() {
-            next += 1;
-            continue;
-        }
-        let segment = found[next].segment;
-        let (mut low, mut high) = found[next].body;
-        let mut count = 1;
-        for record in &found[next + 1..] {
-            let near = record.body.0 <= high + GAP_BYTES && record.body.1 + GAP_BYTES >= low;
-            if record.block.is_some() || !std::ptr::eq(record.segment, segment) || !near {
-                break;
-            }
-            (low, high) = (low.min(record.body.0), high.max(record.body.1));
-            count += 1;
-        }
-        blocks.push(Block::read(segment, low, high)?);
-        for record in &mut found[next..next + count] {
-            record.block = Some(blocks.len() - 1);
-        }
-        next += count;
-    }
-    found.iter().map(|record| event(record, &blocks)).collect()
-}
-
-fn event(record: &Found<'_>, blocks: &[Block]) -> Result<Event> {
-    let Found { segment, location, entry, body, block } = record;
-    let damaged = |reason: &str| damaged(segment, body.0, *location, reason);
-    let Some((block, (start, length))) = block.and_then(|number| blocks.get(number)).and_then(|block| Some((block, block.range(body.0, body.1)?)))
-    else {
+/// Verifies a record's body, and makes the event.
+fn event(segment: &Segment, location: Location, entry: &RecordEntry, (from, to): (u64, u64), block: &Block) -> Result<Event> {
+    let damaged = |reason: &str| damaged(segment, from, location, reason);
+    let Some((start, length)) = block.range(from, to) else {
         return Err(damaged("the file ends within this record"));
     };
     if entry.flags != 0 {
@@ -195,10 +164,10 @@ fn event(record: &Found<'_>, blocks: &[Block]) -> Result<Event> {
     if checksum(BODY_SEED, &block.bytes[start..start + length]) != entry.body_checksum {
         return Err(damaged("the record does not match its checksum"));
     }
-    let layout = BodyLayout::parse(&block.bytes, start, length).map_err(damaged)?;
+    let body = BodyLayout::parse(&block.bytes, start, length).map_err(damaged)?;
     Ok(Event {
         block: Arc::clone(&block.bytes),
-        body: layout,
+        body,
         position: Position(location.position),
         version: AggregateVersion(entry.version),
         timestamp: Timestamp(entry.timestamp),
