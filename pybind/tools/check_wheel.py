@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import venv
+import zipfile
 from pathlib import Path
 
 PROGRAM = """
@@ -23,11 +24,24 @@ print("works:", eventuali.__file__)
 """
 
 
+LICENCES = {"LICENSE-MIT": b"Permission is hereby granted", "LICENSE-APACHE": b"Apache License"}
+
+
+def missing_licences(wheel: Path) -> list[str]:
+    """The licences that are not in the wheel with their text: in the sources they are links, which some systems break."""
+    with zipfile.ZipFile(wheel) as contents:
+        texts = {name.rpartition("/")[2]: contents.read(name) for name in contents.namelist() if "/licenses/" in name}
+    return [name for name, words in LICENCES.items() if words not in texts.get(name, b"")]
+
+
 def main() -> int:
     """Check the one wheel that is named; 1 if it is not one, or does not work."""
     wheels = [Path(name).resolve() for name in sys.argv[1:]]
     if len(wheels) != 1 or "-abi3-" not in wheels[0].name:
         print(f"expected one abi3 wheel, found {[wheel.name for wheel in wheels]}")
+        return 1
+    if missing := missing_licences(wheels[0]):
+        print(f"{wheels[0].name} lacks {missing}")
         return 1
     with tempfile.TemporaryDirectory() as folder:
         environment = Path(folder) / "environment"
