@@ -130,10 +130,7 @@ impl PyAggregate {
         Ok(Some(StreamAppend {
             aggregate_id: self.stream.aggregate_id.clone(),
             aggregate_type: self.stream.aggregate_type.to_string(),
-            expected: match state.stored_version() {
-                0 => ExpectedVersion::NoStream,
-                version => ExpectedVersion::Exact(AggregateVersion(version)),
-            },
+            expected: ExpectedVersion::Exact(AggregateVersion(state.stored_version())),
             events,
         }))
     }

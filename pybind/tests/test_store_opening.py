@@ -59,8 +59,12 @@ async def test_create_without_await_says_so() -> None:
     with pytest.raises(TypeError, match=r"async with EventStore\.create"), opening:
         pass
     assert "to be awaited" in repr(opening)
+    await (await opening).close()
+
+
+async def test_create_that_nobody_awaits_is_warned_about() -> None:
     with pytest.warns(RuntimeWarning, match="not open yet"):
-        del opening
+        EventStore.create("memory://")
 
 
 async def test_the_constructor_points_to_create() -> None:

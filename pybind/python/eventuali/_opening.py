@@ -2,6 +2,7 @@
 
 import html
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -41,6 +42,11 @@ class OpenRequest:
         if place.startswith("~"):
             place = str(Path(place).expanduser())
         return cls(place, not isinstance(store, str), durability, interval_ms, accept_loss_after, read_up_to_damage)
+
+    @property
+    def shown(self) -> str:
+        """The place without its password."""
+        return re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", self.place)
 
     def open(self, *, blocking: bool) -> Any:
         """The core of the store; without `blocking` perhaps what is to be awaited for it."""

@@ -132,7 +132,7 @@ class Opening:
 
     @override
     def __repr__(self) -> str:
-        return f"<EventStore.create({self._request.place!r}), to be awaited>"
+        return f"<EventStore.create({self._request.shown!r}), to be awaited>"
 
 
 _NOT_AWAITED = (

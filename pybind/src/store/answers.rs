@@ -82,7 +82,8 @@ impl PyCapabilities {
     fn __repr__(&self) -> String {
         let Capabilities { backend, durability, persistent, writable, .. } = self.0;
         let durability = durability_name(durability);
-        format!("<Capabilities {backend}, durability={durability}, persistent={persistent}, writable={writable}>")
+        let truth = |it: bool| if it { "True" } else { "False" };
+        format!("<Capabilities {backend}, durability={durability}, persistent={}, writable={}>", truth(persistent), truth(writable))
     }
 }
 

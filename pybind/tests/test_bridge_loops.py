@@ -1,0 +1,264 @@
+"""Event loops: nobody starves them, any number may share a store, and closing one harms nobody."""
+
+import asyncio
+import gc
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from eventuali import EventStore, EventStoreConfig, StreamAppend, UnsupportedError
+from tests.counting import Counted, Counter, counted
+
+
+@pytest.mark.anyio
+async def test_an_await_that_need_not_wait_does_not_suspend(place: str | EventStoreConfig) -> None:
+    async with EventStore.create("memory://") as store:
+        turns = 0
+
+        def turn() -> None:
+            nonlocal turns
+            turns += 1
+            asyncio.get_running_loop().call_soon(turn)
+
+        await asyncio.sleep(0.005)
+        asyncio.get_running_loop().call_soon(turn)
+        for _ in range(20):
+            await store.head()
+        assert turns <= 3
+
+
+@pytest.mark.anyio
+async def test_the_loop_has_a_turn_every_128_operations(store: EventStore) -> None:
+    turns = 0
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+        asyncio.get_running_loop().call_soon(turn)
+
+    asyncio.get_running_loop().call_soon(turn)
+    for _ in range(1280):
+        await store.head()
+    assert turns >= 9
+
+
+@pytest.mark.anyio
+async def test_timeouts_go_on_during_saves_in_memory() -> None:
+    async with EventStore.create("memory://") as store:
+        began = time.perf_counter()
+        saved = 0
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                while True:
+                    await store.save(counted(1))
+                    saved += 1
+        assert time.perf_counter() - began < 1
+        assert saved > 100
+        assert await store.head() in (saved, saved + 1)
+
+
+async def longest_stall(work: Callable[[], Any]) -> float:
+    """The longest time for which a task that only yields did not get its turn."""
+    longest, running = 0.0, True
+
+    async def watch() -> None:
+        nonlocal longest
+        last = time.perf_counter()
+        while running:
+            await asyncio.sleep(0)
+            longest, last = max(longest, time.perf_counter() - last), time.perf_counter()
+
+    watching = asyncio.create_task(watch())
+    await asyncio.sleep(0)
+    await work()
+    running = False
+    await watching
+    return longest
+
+
+@pytest.mark.anyio
+async def test_reading_everything_never_stalls_the_loop(tmp_path: Path) -> None:
+    async with EventStore.create(EventStoreConfig.embedded(tmp_path / "store").with_durability("os")) as store:
+        for part in range(10):
+            events = [Counted(by=1) for _ in range(2000)]
+            await store.append_all([StreamAppend(f"counter-{part}", events, aggregate_type=Counter)])
+
+        async def typed() -> None:
+            assert len([event async for event in store.read_all()]) == 20_000
+
+        async def batches() -> None:
+            assert sum([len(batch) async for batch in store.read_all().batches()]) == 20_000
+
+        async def load() -> None:
+            assert (await store.load(Counter, "counter-3")).total == 2000
+
+        gc.collect()
+        gc.disable()
+        try:
+            # Others use this machine as well: the best of a few runs tells what is ours.
+            for work in (typed, batches, load):
+                assert min([await longest_stall(work) for _ in range(5)]) < 0.01
+        finally:
+            gc.enable()
+
+
+def test_many_loops_in_many_threads_share_a_store(tmp_path: Path) -> None:
+    async def opened() -> EventStore:
+        return await EventStore.create(tmp_path / "store")
+
+    async def work(store: EventStore) -> None:
+        await asyncio.gather(*(store.save(counted(1)) for _ in range(50)))
+
+    store = asyncio.run(opened())
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: asyncio.run(work(store)), range(24)))
+    assert asyncio.run(_head(store)) == 24 * 50
+    asyncio.run(store.close())
+
+
+async def _head(store: EventStore) -> int:
+    return await store.head()
+
+
+def test_a_loop_closed_while_saves_are_under_way_harms_nobody(tmp_path: Path) -> None:
+    store = asyncio.run(_open(tmp_path))
+    counters = []
+    for _ in range(30):
+        loop = asyncio.new_event_loop()
+        counter = counted(1)
+        counters.append(counter)
+        task = loop.create_task(store.save(counter))
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+        loop.close()
+        assert not task.done()
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+        del task
+    gc.collect()
+
+    async def again() -> None:
+        for counter in counters:
+            await store.save(counter)
+            assert (await store.load(Counter, counter.id)).total == 1
+        await store.close()
+
+    asyncio.run(again())
+
+
+async def _open(tmp_path: Path) -> EventStore:
+    return await EventStore.create(tmp_path / "store")
+
+
+def test_closed_loops_are_freed_with_their_descriptors(tmp_path: Path) -> None:
+    store = asyncio.run(_open(tmp_path))
+
+    async def work() -> None:
+        await asyncio.gather(*(store.save(counted(1)) for _ in range(3)))
+
+    def run() -> "weakref.ref[asyncio.AbstractEventLoop]":
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(work())
+        loop.close()
+        return weakref.ref(loop)
+
+    run()
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    loops = [run() for _ in range(20)]
+    gc.collect()
+    assert sum(loop() is not None for loop in loops) <= 1
+    assert len(os.listdir("/proc/self/fd")) <= before + 2
+    asyncio.run(store.close())
+
+
+class WithoutReaders(asyncio.SelectorEventLoop):
+    """A loop that cannot watch descriptors, as the one that Windows uses."""
+
+    def add_reader(self, *args: Any) -> None:
+        raise NotImplementedError
+
+
+def test_a_loop_that_cannot_watch_descriptors_works_as_well(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with EventStore.create(tmp_path / "store") as store:
+            for _ in range(20):
+                await asyncio.gather(*(store.save(counted(1)) for _ in range(20)))
+            assert await store.head() == 400
+
+    for _ in range(3):
+        loop = WithoutReaders()
+        try:
+            loop.run_until_complete(main())
+        finally:
+            loop.close()
+        (tmp_path / "store").rename(tmp_path / f"store-{id(loop)}-{time.monotonic_ns()}")
+    deadline = time.monotonic() + 10
+    while any(thread.name == "eventuali-listener" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline, "a listener outlived its loop"
+        time.sleep(0.05)
+
+
+def test_trio_is_refused_in_words() -> None:
+    async def open_under_trio() -> None:
+        await EventStore.create("./never")
+
+    with pytest.raises(UnsupportedError, match="asyncio"):
+        trio.run(open_under_trio)
+
+    store = asyncio.run(_in_memory())
+
+    async def save_under_trio() -> None:
+        while True:
+            await store.save(counted(1))
+
+    with pytest.raises(UnsupportedError, match=r"eventuali\.sync"):
+        trio.run(save_under_trio)
+
+
+async def _in_memory() -> EventStore:
+    return await EventStore.create("memory://")
+
+
+@pytest.mark.anyio
+async def test_a_save_awaited_by_hand_needs_no_loop_where_it_need_not_wait() -> None:
+    store = await EventStore.create("memory://")
+    with pytest.raises(StopIteration) as done:
+        store.save(counted(1)).send(None)
+    assert done.value.value.version == 1
+
+
+def test_saves_keep_going_beside_a_busy_thread() -> None:
+    async def rate(store: EventStore) -> float:
+        counters = [counted(1) for _ in range(3000)]
+        began = time.perf_counter()
+        for counter in counters:
+            await store.save(counter)
+        return len(counters) / (time.perf_counter() - began)
+
+    async def main() -> tuple[float, float]:
+        async with EventStore.create("memory://") as store:
+            alone = await rate(store)
+            stop = threading.Event()
+
+            def spin() -> None:
+                while not stop.is_set():
+                    sum(range(100))
+
+            busy = threading.Thread(target=spin)
+            busy.start()
+            try:
+                return alone, await rate(store)
+            finally:
+                stop.set()
+                busy.join()
+
+    ratios = [beside / alone for alone, beside in (asyncio.run(main()) for _ in range(4))]
+    assert max(ratios) > 0.2, ratios
