@@ -129,6 +129,7 @@ macro_rules! conformance_suite {
                 one_of_64_threads_wins_each_version
                 one_of_64_tasks_wins_each_version
                 one_of_64_creators_wins
+                who_lost_a_race_can_read_what_won_it
                 concurrent_appenders_get_gapless_positions_in_the_order_of_their_streams
                 concurrent_repetitions_of_one_append_store_it_once
                 readers_see_whole_batches_while_writers_go_on;

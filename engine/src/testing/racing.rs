@@ -6,7 +6,7 @@ use std::thread;
 
 use super::Backend;
 use super::arrange::{Subject, THING, assert_conflict, drive, events, exact, positions, versions};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::store::{AppendBatch, ReadAll, Receipt};
 use crate::version::ExpectedVersion::{self, Any, NoStream};
 
@@ -68,6 +68,29 @@ pub(super) fn one_of_64_tasks_wins_each_version(backend: &dyn Backend) {
         assert_one_winner(results, exact(version), version + 1);
     }
     assert_eq!((versions(&subject.stream("a")), subject.head()), ((1..=8).collect(), 8));
+}
+
+pub(super) fn who_lost_a_race_can_read_what_won_it(backend: &dyn Backend) {
+    let subject = Subject::new(backend);
+    let increment = |_| {
+        let mut lost = 0;
+        loop {
+            let version = subject.version("a");
+            match subject.try_append(&race(exact(version))) {
+                Ok(_) => return lost,
+                Err(error) => {
+                    let Error::Conflict { actual, .. } = error else { panic!("expected a conflict, not {error:?}") };
+                    assert!(actual.0 > version && subject.version("a") >= actual.0, "a conflict rests on events that can be read");
+                    lost += 1;
+                }
+            }
+        }
+    };
+    let lost: u64 = thread::scope(|scope| {
+        let rivals: Vec<_> = (0..RIVALS).map(|rival| scope.spawn(move || increment(rival))).collect();
+        rivals.into_iter().map(|rival| rival.join().expect("no rival panics")).sum()
+    });
+    assert_eq!(subject.head(), RIVALS as u64, "each stored one event, after {lost} lost races");
 }
 
 pub(super) fn concurrent_appenders_get_gapless_positions_in_the_order_of_their_streams(backend: &dyn Backend) {
