@@ -24,7 +24,9 @@ fn check_name(what: &'static str, value: &str, bytes_max: usize) -> Result<()> {
 
 /// Checks the names of a stream that a user may write to.
 pub(crate) fn check_stream(stream: &StreamKey<'_>, aggregate_type: &str) -> Result<()> {
-    check_name("tenant (bytes)", stream.tenant, NAME_BYTES_MAX)?;
+    if !stream.tenant.is_empty() {
+        check_user_name("tenant (bytes)", stream.tenant)?;
+    }
     check_user_name("aggregate id (bytes)", stream.aggregate_id)?;
     check_user_name("aggregate type (bytes)", aggregate_type)
 }

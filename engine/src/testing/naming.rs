@@ -123,6 +123,7 @@ pub(super) fn names_that_begin_with_a_dollar_are_refused(backend: &dyn Backend) 
         for batch in with_name(name) {
             assert_invalid(&subject, &batch);
         }
+        assert_invalid(&subject, &one("a", event("Opened")).for_tenant(name));
     }
     for batch in with_name("cost in $") {
         subject.append(&AppendBatch { tenant: batch.streams[0].events[0].id.to_string(), ..batch });
