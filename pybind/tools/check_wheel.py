@@ -28,7 +28,7 @@ LICENCES = {"LICENSE-MIT": b"Permission is hereby granted", "LICENSE-APACHE": b"
 
 
 def missing_licences(wheel: Path) -> list[str]:
-    """The licences that are not in the wheel with their text: in the sources they are links, which some systems break."""
+    """The licences whose text is not in the wheel: in the sources they are links, which some systems break."""
     with zipfile.ZipFile(wheel) as contents:
         texts = {name.rpartition("/")[2]: contents.read(name) for name in contents.namelist() if "/licenses/" in name}
     return [name for name, words in LICENCES.items() if words not in texts.get(name, b"")]
