@@ -1,5 +1,7 @@
 //! Bytes, frames, segments: knows positions and batches, not aggregates.
 
+#[cfg(test)]
+mod documented;
 pub(crate) mod format;
 pub(crate) mod manifest;
 pub(crate) mod open;

@@ -1,0 +1,114 @@
+//! Whether `docs/file-format.md` says what the code says.
+
+use std::collections::BTreeMap;
+
+use super::format::{self, body, frame_header, record_entry, seal_body, segment_header};
+use super::{manifest, watermark};
+
+const DOCUMENT: &str = include_str!("../../../docs/file-format.md");
+
+/// The rows of the tables under a heading: the cells of each.
+fn rows(heading: &str) -> Vec<Vec<&'static str>> {
+    let (_, section) = DOCUMENT.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no heading {heading}"));
+    let section = section.split("\n#").next().unwrap_or_default();
+    section.lines().filter(|line| line.starts_with('|')).map(|line| line.trim_matches('|').split('|').map(str::trim).collect()).collect()
+}
+
+/// Offset and length of each field in the table under a heading.
+fn layout(heading: &str) -> BTreeMap<&'static str, (usize, usize)> {
+    let field = |row: Vec<&'static str>| Some((row[2], (row[0].parse().ok()?, row[1].parse().ok()?)));
+    rows(heading).into_iter().filter(|row| row.len() == 4).filter_map(field).collect()
+}
+
+macro_rules! fields {
+    ($module:path: $($name:ident $bytes:literal),+) => {{
+        use $module as at;
+        BTreeMap::from([$((stringify!($name), (at::$name, $bytes))),+])
+    }};
+}
+
+#[test]
+fn every_layout_is_documented_as_it_is() {
+    let of_segment = fields!(segment_header: MAGIC 8, FORMAT_VERSION 4, READABLE_FROM 4, STORE_ID 16, SALT 8, SEQUENCE 8, GENERATION 4, EPOCH 4, BASE_LSN 8, BASE_POSITION 8, ANCHOR 4, CHECKSUM 4);
+    assert_eq!(layout("## Segment header"), of_segment);
+    let of_frame = fields!(frame_header: MAGIC 4, KIND 1, FLAGS 1, RESERVED 2, LSN 8, EPOCH 4, COUNT 4, BASE_POSITION 8, COMMIT_TIME 8, DURABLE_UPTO 8, PREVIOUS 4, BODY_BYTES 4, TABLE_CHECKSUM 4, CHECKSUM 4);
+    assert_eq!(layout("### Frame header"), of_frame);
+    let of_entry = fields!(record_entry: BODY_OFFSET 4, BODY_BYTES 4, BODY_CHECKSUM 4, POSITION_DELTA 4, VERSION 8, TIMESTAMP 8, FLAGS 4, CHECKSUM 4);
+    assert_eq!(layout("### Record entry"), of_entry);
+    let of_body = fields!(body: FORMAT 1, FLAGS 1, TENANT_BYTES 2, AGGREGATE_ID_BYTES 2, AGGREGATE_TYPE_BYTES 2, EVENT_TYPE_BYTES 2, RESERVED 2, SCHEMA_VERSION 4, ID 16, EXTRAS_BYTES 4);
+    assert_eq!(layout("### Record body"), of_body);
+    let of_seal = fields!(seal_body: ANCHOR 4, RESERVED 4, END_POSITION 8);
+    assert_eq!(layout("### Seal body"), of_seal);
+    let of_manifest =
+        fields!(manifest::layout: MAGIC 8, FORMAT_VERSION 4, READABLE_FROM 4, STORE_ID 16, EPOCH 4, SEGMENTS 4, LINEAGE_BYTES 4, RESERVED 4);
+    assert_eq!(layout("## Manifest"), of_manifest);
+    let of_manifest_entry = fields!(manifest::layout: SEQUENCE 8, GENERATION 4, SEALED 4, BASE_LSN 8, BASE_POSITION 8, END_LSN 8, DIGEST 32);
+    assert_eq!(layout("### Manifest entry"), of_manifest_entry);
+    let of_watermark = fields!(watermark::layout: MAGIC 4, EPOCH 4, SEQUENCE 8, STORE_ID 16, SEGMENT 8, DURABLE_LSN 8, VISIBLE_LSN 8, DURABLE_POSITION 8, VISIBLE_POSITION 8, RESERVED 4, CHECKSUM 4);
+    assert_eq!(layout("## Watermark"), of_watermark);
+}
+
+#[test]
+fn the_fields_fill_their_layouts() {
+    let ends = |heading: &str| layout(heading).values().map(|(offset, bytes)| offset + bytes).max().unwrap_or(0);
+    let lengths = [
+        ("## Segment header", segment_header::BYTES),
+        ("### Frame header", frame_header::BYTES),
+        ("### Record entry", record_entry::BYTES),
+        ("### Record body", body::NAMES),
+        ("### Seal body", seal_body::BYTES),
+        ("## Manifest", manifest::layout::HEAD_BYTES),
+        ("### Manifest entry", manifest::layout::ENTRY_BYTES),
+        ("## Watermark", watermark::layout::BYTES),
+    ];
+    for (heading, length) in lengths {
+        assert_eq!(ends(heading), length, "{heading}");
+    }
+}
+
+#[test]
+fn every_number_is_documented_as_it_is() {
+    let values = |heading: &str| -> BTreeMap<&str, &str> { rows(heading).into_iter().map(|row| (row[0], row[1])).collect() };
+    let limits = values("## Limits");
+    for (name, limit) in [
+        ("PAYLOAD_BYTES_MAX", format::PAYLOAD_BYTES_MAX),
+        ("METADATA_BYTES_MAX", format::METADATA_BYTES_MAX),
+        ("NAME_BYTES_MAX", format::NAME_BYTES_MAX),
+        ("TAG_BYTES_MAX", format::TAG_BYTES_MAX),
+        ("TAGS_MAX", format::TAGS_MAX),
+        ("BATCH_EVENTS_MAX", format::BATCH_EVENTS_MAX),
+        ("BATCH_BYTES_MAX", format::BATCH_BYTES_MAX),
+    ] {
+        assert_eq!(limits.get(name), Some(&&*limit.to_string()), "{name}");
+    }
+    let seeds = values("## Checksums");
+    for (name, seed) in [("FILE_SEED", format::FILE_SEED), ("TABLE_SEED", format::TABLE_SEED), ("BODY_SEED", format::BODY_SEED)] {
+        assert_eq!(seeds.get(name), Some(&&*format!("0x{seed:08X}")), "{name}");
+    }
+    let stated = [
+        format!("Version {}.", format::FORMAT_VERSION),
+        format!("0x{:08X}: the bytes `EVRF`", frame_header::MAGIC_NUMBER),
+        format!("0x{:08X}: the bytes `EVWM`", watermark::layout::MAGIC_NUMBER),
+        format!("`{}`", String::from_utf8_lossy(&segment_header::MAGIC_BYTES)),
+        format!("`{}`", String::from_utf8_lossy(&manifest::layout::MAGIC_BYTES)),
+        format!("at bytes 0 and {}", watermark::layout::SLOT_DISTANCE),
+    ];
+    for statement in stated {
+        assert!(DOCUMENT.contains(&statement), "{statement}");
+    }
+    assert_eq!((frame_header::MAGIC_NUMBER.to_le_bytes(), watermark::layout::MAGIC_NUMBER.to_le_bytes()), (*b"EVRF", *b"EVWM"));
+    for (kind, number) in
+        [("events", format::Kind::Events), ("seal", format::Kind::Seal), ("epoch", format::Kind::Epoch), ("close", format::Kind::Close)]
+    {
+        let documented =
+            rows("### Frame header").into_iter().any(|row| row.len() == 3 && row[0] == (number as u8).to_string() && row[1].starts_with(kind));
+        assert!(documented, "{kind}");
+    }
+}
+
+#[test]
+fn a_checksum_continues_from_its_seed_as_zlib_does() {
+    // zlib.crc32(b"123456789", 0x4556464C), computed with Python's standard library.
+    assert_eq!(format::checksum(0, b"123456789"), 0xCBF4_3926);
+    assert_eq!(format::checksum(format::FILE_SEED, b"123456789"), 0x0330_450D);
+}
