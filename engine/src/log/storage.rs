@@ -6,9 +6,13 @@ use std::sync::Arc;
 
 use crate::error::Result;
 
+#[cfg(feature = "testing")]
+mod faulty;
 mod memory;
 pub(crate) mod os;
 
+#[cfg(feature = "testing")]
+pub use faulty::{Failure, Fault, FaultyStorage, Mistake, OperationKind};
 pub use memory::MemoryStorage;
 
 /// The directory of one store.
