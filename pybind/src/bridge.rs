@@ -18,7 +18,7 @@ use eventuali::{Completion, Event, EventReader};
 use parking_lot::{Mutex, MutexGuard};
 use pyo3::prelude::*;
 
-pub(crate) use errors::{configuration, raise};
+pub(crate) use errors::{configuration, raise, unsupported};
 pub(crate) use event_loop::stop_listeners;
 pub(crate) use pending::{Pending, not_stop_iteration, require_asyncio};
 

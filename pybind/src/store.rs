@@ -8,7 +8,7 @@ mod write;
 
 use std::sync::Arc;
 
-use eventuali::{AggregateVersion, Completion, EventStore, Position, ReadAll, ReadStream};
+use eventuali::{AggregateVersion, Completion, Position, ReadAll, ReadStream};
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
@@ -162,8 +162,9 @@ impl PyEventStore {
     }
 
     #[getter]
-    fn open_report(&self) -> PyOpenReport {
-        PyOpenReport(self.handle.store().open_report().clone())
+    fn open_report(&self, py: Python<'_>) -> PyResult<PyOpenReport> {
+        let report = self.handle.report().cloned().map(PyOpenReport);
+        report.ok_or_else(|| bridge::unsupported(py, "only the embedded engine reports on its opening"))
     }
 
     #[getter]

@@ -39,7 +39,7 @@ class OpenRequest:
                 f"such as 'memory://' or './orders', not by {type(store).__name__}"
             )
         place = os.fsdecode(store)
-        if place.startswith("~"):
+        if place.startswith("~") and not isinstance(store, str):
             place = str(Path(place).expanduser())
         return cls(place, not isinstance(store, str), durability, interval_ms, accept_loss_after, read_up_to_damage)
 

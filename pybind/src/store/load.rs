@@ -2,7 +2,7 @@
 
 use std::vec;
 
-use eventuali::{AggregateVersion, Error, Event, EventReader, EventStore, ReadStream};
+use eventuali::{AggregateVersion, Error, Event, EventReader, ReadStream};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 

@@ -7,7 +7,8 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use eventuali::{Completion, Durability, Error, EventStore, LogStore, OpenOptions, Operation, Position, Result};
+use eventuali::{Completion, Durability, Error, EventStore, OpenOptions, OpenReport, Operation, Position, Result};
+use eventuali_sql::{Config, Store};
 use parking_lot::{Condvar, Mutex};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -17,20 +18,28 @@ use crate::bridge::{self, Effort};
 
 /// A store that Python has open.
 pub(crate) struct Handle {
-    store: LogStore,
+    store: Arc<dyn EventStore>,
+    report: Option<OpenReport>,
     place: String,
     durability: Durability,
     closed: AtomicBool,
 }
 
 impl Handle {
-    fn new(store: LogStore, place: String) -> Self {
+    fn new(store: Store, place: String) -> Self {
+        let report = store.open_report().cloned();
+        let store = store.into_dyn();
         let durability = store.capabilities().durability;
-        Self { store, place, durability, closed: AtomicBool::new(false) }
+        Self { store, report, place, durability, closed: AtomicBool::new(false) }
     }
 
-    pub(super) fn store(&self) -> &LogStore {
-        &self.store
+    pub(super) fn store(&self) -> &dyn EventStore {
+        &*self.store
+    }
+
+    /// What opening found, where the store is an embedded one.
+    pub(super) fn report(&self) -> Option<&OpenReport> {
+        self.report.as_ref()
     }
 
     /// Where the store is, as people spell it.
@@ -113,11 +122,11 @@ pub(crate) fn open(
     if read_up_to_damage {
         options = options.read_up_to_damage();
     }
-    let shown = place.display().to_string();
-    let in_memory = shown == "memory://";
-    let work = move || if is_path { options.open(place) } else { open_url(&place.to_string_lossy(), options) };
-    let asked = if in_memory { Completion::ready(work()) } else { in_thread(work) };
-    let answer = move |py: Python<'_>, store: LogStore| {
+    let refused = |error| bridge::raise(py, &error);
+    let config = if is_path { Config::embedded(place) } else { Config::parse(&place.to_string_lossy()).map_err(refused)? }.options(options);
+    let (shown, in_memory) = (config.to_string(), config.path().is_none());
+    let asked = if in_memory { Completion::ready(config.open()) } else { in_thread(|| config.open()) };
+    let answer = move |py: Python<'_>, store: Store| {
         let handle = Arc::new(Handle::new(store, shown.clone()));
         remember(py, &handle)?;
         Py::new(py, PyEventStore::new(handle, blocking)).map(Py::into_any)
@@ -201,8 +210,4 @@ impl<T: Send + 'static> Operation<T> for InThread<T> {
         }
         state.0.take()
     }
-}
-
-fn open_url(url: &str, options: OpenOptions) -> Result<LogStore> {
-    if url == "memory://" { LogStore::memory() } else { options.open(url) }
 }

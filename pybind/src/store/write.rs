@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use eventuali::{AggregateVersion, AppendBatch, Completion, Error, EventMetadata, EventStore, Position, Receipt, StreamAppend, Timestamp};
+use eventuali::{AggregateVersion, AppendBatch, Completion, Error, EventMetadata, Position, Receipt, StreamAppend, Timestamp};
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;

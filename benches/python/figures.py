@@ -1,0 +1,478 @@
+"""The figures of the Python package, each beside the bare limit of the same run.
+
+Usage: python benches/python/figures.py [memory] [synced] [loading] [reading]
+
+A release build of the package must be installed. Machines are shared and noisy: every figure is the median of
+interleaved runs, and what counts is the ratio to what was measured beside it. EVENTUALI_BENCH_DIR names the directory
+for stores on disk; without it they are made in the system's temporary one.
+"""
+
+import asyncio
+import gc
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import eventuali.sync
+from eventuali import Aggregate, DomainEvent, EventStore, EventStoreConfig, StreamAppend
+
+ROUNDS = 7
+SAVES = 20_000
+SYNCED_SAVES_PER_TASK = 60
+LOADED = 1000
+READ = 200_000
+
+
+class Counted(DomainEvent):
+    """A small event."""
+
+    by: int
+    label: str
+
+
+class Counter(Aggregate):
+    """A small aggregate."""
+
+    total: int = 0
+
+    def apply_counted(self, event: Counted) -> None:
+        """Counts."""
+        self.total += event.by
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Keeps the garbage collector's pauses out of a measurement."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long `work` takes."""
+    with collector_paused():
+        began = time.perf_counter()
+        work()
+        return time.perf_counter() - began
+
+
+async def seconds_of(work: Awaitable[object]) -> float:
+    """How long awaiting takes."""
+    with collector_paused():
+        began = time.perf_counter()
+        await work
+        return time.perf_counter() - began
+
+
+def interleaved(
+    measures: dict[str, Callable[[], float]], rounds: int = ROUNDS
+) -> dict[str, float]:
+    """The median of each, measured in turn."""
+    values: dict[str, list[float]] = {name: [] for name in measures}
+    for _ in range(rounds):
+        for name, measure in measures.items():
+            values[name].append(measure())
+    return {name: statistics.median(taken) for name, taken in values.items()}
+
+
+def show(what: str, value: str, goal: str = "", beside: str = "") -> None:
+    """One line of the table."""
+    print(f"{what:<52} {value:>14}   {goal:<23} {beside}", flush=True)
+
+
+def rate(count: float, span: float) -> str:
+    """So many a second."""
+    return f"{count / span:,.0f}/s"
+
+
+def micros(span: float) -> str:
+    """Microseconds."""
+    return f"{span * 1e6:,.2f} µs"
+
+
+def applied(count: int) -> list[Counter]:
+    """Counters with one pending event each."""
+    counters = [Counter() for _ in range(count)]
+    for counter in counters:
+        counter.apply(Counted(by=1, label="some text"))
+    return counters
+
+
+async def construct_apply_save(store: EventStore) -> None:
+    """What a command does, `SAVES` times."""
+    for number in range(SAVES):
+        counter = Counter()
+        counter.apply(Counted(by=number, label="some text"))
+        await store.save(counter)
+
+
+def construct_apply() -> None:
+    """The same without the store."""
+    for number in range(SAVES):
+        counter = Counter()
+        counter.apply(Counted(by=number, label="some text"))
+
+
+def construct() -> None:
+    """The events alone."""
+    for number in range(SAVES):
+        Counted(by=number, label="some text")
+
+
+async def save_each(store: EventStore, counters: list[Counter]) -> None:
+    """Saves alone."""
+    for counter in counters:
+        await store.save(counter)
+
+
+def save_each_now(store: eventuali.sync.EventStore, counters: list[Counter]) -> None:
+    """Saves without asyncio."""
+    for counter in counters:
+        store.save(counter)
+
+
+async def heads(store: EventStore) -> None:
+    """The cheapest question."""
+    for _ in range(SAVES):
+        await store.head()
+
+
+def heads_now(store: eventuali.sync.EventStore) -> None:
+    """The cheapest question, without asyncio."""
+    for _ in range(SAVES):
+        store.head()
+
+
+def in_memory(work: Callable[[EventStore], Awaitable[object]]) -> float:
+    """How long `work` takes on a new store in memory."""
+
+    async def main() -> float:
+        async with EventStore.create("memory://") as store:
+            return await seconds_of(work(store))
+
+    return asyncio.run(main())
+
+
+def in_memory_now(work: Callable[[eventuali.sync.EventStore], object]) -> float:
+    """The same without asyncio."""
+    with eventuali.sync.EventStore.create("memory://") as store:
+        return seconds(lambda: work(store))
+
+
+def saving() -> float:
+    """How long saving alone takes."""
+    counters = applied(SAVES)
+    return in_memory(lambda store: save_each(store, counters))
+
+
+def saving_now() -> float:
+    """The same without asyncio."""
+    counters = applied(SAVES)
+    return in_memory_now(lambda store: save_each_now(store, counters))
+
+
+def beside_a_busy_thread(measure: Callable[[], float]) -> float:
+    """Measures while another thread computes."""
+    stop = threading.Event()
+
+    def spin() -> None:
+        while not stop.is_set():
+            sum(range(100))
+
+    busy = threading.Thread(target=spin)
+    busy.start()
+    try:
+        return measure()
+    finally:
+        stop.set()
+        busy.join()
+
+
+def memory() -> None:
+    """Construct, apply and save one event in memory; save alone; beside a busy thread; what the await adds."""
+    took = interleaved(
+        {
+            "whole": lambda: in_memory(construct_apply_save),
+            "without save": lambda: seconds(construct_apply),
+            "event alone": lambda: seconds(construct),
+            "save": saving,
+            "save now": saving_now,
+            "whole, busy": lambda: beside_a_busy_thread(
+                lambda: in_memory(construct_apply_save)
+            ),
+            "save, busy": lambda: beside_a_busy_thread(saving),
+            "head": lambda: in_memory(heads),
+            "head now": lambda: in_memory_now(heads_now),
+        }
+    )
+    beside = f"without save {rate(SAVES, took['without save'])}, event alone {rate(SAVES, took['event alone'])}"
+    show(
+        "memory: construct, apply, save",
+        rate(SAVES, took["whole"]),
+        "≥ 250,000/s",
+        beside,
+    )
+    show(
+        "memory: the same beside a busy thread",
+        f"{took['whole'] / took['whole, busy']:.0%}",
+        "≥ 30 %",
+    )
+    show(
+        "memory: save alone",
+        rate(SAVES, took["save"]),
+        "≥ 400,000/s",
+        micros(took["save"] / SAVES),
+    )
+    show(
+        "memory: the same beside a busy thread",
+        f"{took['save'] / took['save, busy']:.0%}",
+        "≥ 30 %",
+    )
+    for name in ("save", "head"):
+        added, without = took[name] - took[f"{name} now"], took[f"{name} now"]
+        beside = f"without await {micros(without / SAVES)}"
+        show(
+            f"memory: awaiting a {name} adds", micros(added / SAVES), "≤ 0.3 µs", beside
+        )
+
+
+def bare_syncs(directory: Path) -> float:
+    """One write and fdatasync of about 64 events, in space that is prepared."""
+    with (directory / "bare").open("wb", buffering=0) as file:
+        file.write(bytes(8 << 20))
+        os.fdatasync(file)
+        file.seek(0)
+
+        def work() -> None:
+            for _ in range(300):
+                file.write(bytes(64 * 200))
+                os.fdatasync(file)
+
+        return seconds(work) / 300
+
+
+def tasks(directory: Path, width: int) -> float:
+    """How long so many tasks take for their saves."""
+
+    async def task(store: EventStore) -> None:
+        counter = Counter()
+        for number in range(SYNCED_SAVES_PER_TASK):
+            counter.apply(Counted(by=number, label="some text"))
+            await store.save(counter)
+
+    async def main() -> float:
+        async with EventStore.create(
+            directory / f"store-{time.monotonic_ns()}"
+        ) as store:
+            return await seconds_of(
+                asyncio.gather(*(task(store) for _ in range(width)))
+            )
+
+    return asyncio.run(main())
+
+
+def one_writer(directory: Path) -> float:
+    """The median of blocking saves, one after the other."""
+    with eventuali.sync.EventStore.create(
+        directory / f"store-{time.monotonic_ns()}"
+    ) as store:
+        counter, spans = Counter(), []
+        for number in range(500):
+            counter.apply(Counted(by=number, label="some text"))
+            began = time.perf_counter()
+            store.save(counter)
+            spans.append(time.perf_counter() - began)
+        return statistics.median(spans)
+
+
+def synced() -> None:
+    """Tasks that save, synced, and the bare syncs of the same minute."""
+    with tempfile.TemporaryDirectory(dir=os.environ.get("EVENTUALI_BENCH_DIR")) as name:
+        directory = Path(name)
+        took = interleaved(
+            {
+                "bare": lambda: bare_syncs(directory),
+                "64": lambda: tasks(directory, 64),
+                "512": lambda: tasks(directory, 512),
+                "one": lambda: one_writer(directory),
+            }
+        )
+    beside = f"bare write + fdatasync {micros(took['bare'])}"
+    show(
+        "disk: 64 tasks, synced",
+        rate(64 * SYNCED_SAVES_PER_TASK, took["64"]),
+        "≥ 60,000/s (100,000)",
+        beside,
+    )
+    show(
+        "disk: 512 tasks, synced",
+        rate(512 * SYNCED_SAVES_PER_TASK, took["512"]),
+        "",
+        beside,
+    )
+    show("disk: one blocking writer, p50", micros(took["one"]), "", beside)
+
+
+async def measure_loading() -> None:
+    """Loading an aggregate, and the bare loop that validates and dispatches the same bytes."""
+    async with EventStore.create("memory://") as store:
+        events = [Counted(by=1, label="some text") for _ in range(LOADED)]
+        await store.append("counter", events, aggregate_type=Counter)
+        payloads = [
+            event.payload
+            async for batch in store.read("counter").batches()
+            for event in batch
+        ]
+        validate = Counted.__pydantic_validator__.validate_json
+
+        def bare() -> None:
+            handler = Counter().apply_counted
+            for payload in payloads:
+                handler(validate(payload))
+
+        loads: list[float] = []
+        limits: list[float] = []
+        for _ in range(100):
+            loads.append(await seconds_of(store.load(Counter, "counter")))
+            limits.append(seconds(bare))
+    load, limit = statistics.median(loads), statistics.median(limits)
+    show(
+        f"memory: load of {LOADED} events",
+        f"{load / limit:.2f} ×",
+        "≤ 1.5 × bare",
+        f"{micros(load)}, bare loop {micros(limit)}",
+    )
+
+
+def loading() -> None:
+    """See `measure_loading`."""
+    asyncio.run(measure_loading())
+
+
+async def stall_during(work: Awaitable[object]) -> float:
+    """The longest time for which a task that only yields did not get its turn."""
+    longest, running = 0.0, True
+
+    async def watch() -> None:
+        nonlocal longest
+        last = time.perf_counter()
+        while running:
+            await asyncio.sleep(0)
+            now = time.perf_counter()
+            longest, last = max(longest, now - last), now
+
+    with collector_paused():
+        watching = asyncio.create_task(watch())
+        await asyncio.sleep(0)
+        await work
+        running = False
+        await watching
+    return longest
+
+
+async def measure_reading(directory: Path) -> None:
+    """Reading everything: batches of stored events, typed events one by one, and the loop's longest stall meanwhile."""
+    config = EventStoreConfig.embedded(directory / "store").with_durability("os")
+    async with EventStore.create(config) as store:
+
+        async def batches() -> None:
+            assert (
+                sum([len(batch) async for batch in store.read_all().batches()]) == READ
+            )
+
+        async def typed() -> None:
+            seen = 0
+            async for _ in store.read_all():
+                seen += 1
+            assert seen == READ
+
+        writing: list[float] = []
+        for start in range(0, READ, 10_000):
+            events = [Counted(by=number, label="some text") for number in range(10_000)]
+            parts = [
+                StreamAppend(
+                    f"counter-{start + at}",
+                    events[at : at + 100],
+                    aggregate_type=Counter,
+                )
+                for at in range(0, 10_000, 100)
+            ]
+            writing.append(await seconds_of(store.append_all(parts)))
+        show(
+            "os: append_all of 10,000 new typed events",
+            rate(10_000, statistics.median(writing)),
+        )
+        payloads = [
+            event.payload
+            async for batch in store.read_all().batches()
+            for event in batch
+        ]
+        validate = Counted.__pydantic_validator__.validate_json
+
+        def bare() -> None:
+            for payload in payloads:
+                validate(payload)
+
+        spans: dict[str, list[float]] = {
+            "batches": [],
+            "typed": [],
+            "bare": [],
+            "typed stall": [],
+            "batches stall": [],
+        }
+        for _ in range(ROUNDS):
+            spans["batches"].append(await seconds_of(batches()))
+            spans["typed"].append(await seconds_of(typed()))
+            spans["bare"].append(seconds(bare))
+            spans["typed stall"].append(await stall_during(typed()))
+            spans["batches stall"].append(await stall_during(batches()))
+    middle = {name: statistics.median(values) for name, values in spans.items()}
+    show(
+        "os: read_all, stored events in batches",
+        rate(READ, middle["batches"]),
+        "≥ 1,000,000/s",
+    )
+    beside = f"bare validation {rate(READ, middle['bare'])}"
+    show(
+        "os: read_all, typed events one by one",
+        rate(READ, middle["typed"]),
+        "≥ 600,000/s",
+        beside,
+    )
+    for name in ("typed", "batches"):
+        worst = f"worst of {ROUNDS} runs {max(spans[f'{name} stall']) * 1e3:.2f} ms"
+        show(
+            f"longest stall of the loop, read_all {name}",
+            f"{middle[f'{name} stall'] * 1e3:.2f} ms",
+            "≤ 5 ms",
+            worst,
+        )
+
+
+def reading() -> None:
+    """See `measure_reading`."""
+    with tempfile.TemporaryDirectory(dir=os.environ.get("EVENTUALI_BENCH_DIR")) as name:
+        asyncio.run(measure_reading(Path(name)))
+
+
+FIGURES = {"memory": memory, "synced": synced, "loading": loading, "reading": reading}
+
+
+def main() -> None:
+    """Prints the figures that were asked for, or all."""
+    show("figure", "measured", "goal", "beside it, in the same run")
+    for name in sys.argv[1:] or FIGURES:
+        FIGURES[name]()
+
+
+if __name__ == "__main__":
+    main()
