@@ -53,13 +53,13 @@ types: $(VENV)/.built
 
 test-rust: | toolchain
 ifneq ($(shell command -v cargo-nextest),)
-	cargo nextest run --locked $(WORKSPACE) $(TEST_FEATURES)
+	cargo nextest run --locked --status-level slow $(WORKSPACE) $(TEST_FEATURES)
 else
 	cargo test --locked $(WORKSPACE) $(TEST_FEATURES) --lib --bins --tests
 endif
 	for example in $(basename $(notdir $(wildcard engine/examples/*.rs))); do \
 		echo "example $$example"; cargo run --locked --quiet -p eventuali $(TEST_FEATURES) --example $$example || exit 1; done
-	cargo test --locked $(WORKSPACE) $(TEST_FEATURES) --doc
+	cargo test --locked $(WORKSPACE) --exclude eventuali-python $(TEST_FEATURES) --doc
 
 test-python: $(VENV)/.built
 	cd pybind && $(BIN)/pytest
@@ -100,5 +100,5 @@ $(VENV)/.tools: pybind/pyproject.toml
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.tools $(PYBIND_SOURCES)
-	cd pybind && VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --quiet --locked --release
+	cd pybind && VIRTUAL_ENV=$(abspath $(VENV)) PIP_QUIET=1 $(BIN)/maturin develop --quiet --locked --release
 	@touch $@
