@@ -141,6 +141,11 @@ pub(crate) fn block_on(py: Python<'_>, mut job: impl Job) -> PyResult<Py<PyAny>>
     }
 }
 
+/// Refuses, before anything has happened, where there is no asyncio loop to wake who waits.
+pub(crate) fn require_loop(py: Python<'_>) -> PyResult<()> {
+    event_loop::running_loop(py).map(drop)
+}
+
 /// Carries out a job for asyncio: the answer itself if there is no need to wait, else a [`Pending`] to be awaited.
 pub(crate) fn start(py: Python<'_>, mut job: impl Job) -> PyResult<Py<PyAny>> {
     if turn::due() {

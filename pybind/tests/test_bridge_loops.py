@@ -206,12 +206,13 @@ def test_a_loop_that_cannot_watch_descriptors_works_as_well(tmp_path: Path) -> N
         time.sleep(0.05)
 
 
-def test_trio_is_refused_in_words() -> None:
+def test_trio_is_refused_in_words_before_anything_is_created(tmp_path: Path) -> None:
     async def open_under_trio() -> None:
-        await EventStore.create("./never")
+        await EventStore.create(tmp_path / "never")
 
     with pytest.raises(UnsupportedError, match="asyncio"):
         trio.run(open_under_trio)
+    assert not (tmp_path / "never").exists()
 
     store = asyncio.run(_in_memory())
 
