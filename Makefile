@@ -43,10 +43,10 @@ else
 	@echo 'cargo-deny is not installed: deny.toml is checked by pybind/tests/repository alone'
 endif
 
-ruff: $(VENV)/.tools
+ruff: $(VENV)/.test-tools
 	cd pybind && $(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-types: $(VENV)/.built
+types: $(VENV)/.built $(VENV)/.test-tools
 	cd pybind && $(BIN)/mypy
 	cd pybind && $(BIN)/basedpyright
 	cd pybind && $(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml eventuali._eventuali
@@ -61,11 +61,11 @@ endif
 		echo "example $$example"; cargo run --locked --quiet -p eventuali $(TEST_FEATURES) --example $$example || exit 1; done
 	cargo test --locked $(WORKSPACE) --exclude eventuali-python $(TEST_FEATURES) --doc
 
-test-python: $(VENV)/.built
+test-python: $(VENV)/.built $(VENV)/.test-tools
 	cd pybind && $(BIN)/pytest
 
 .PHONY: wheel
-wheel: $(VENV)/.tools ## an abi3 wheel in dist/, installed and tried in a fresh environment without Rust
+wheel: $(VENV)/.build-tools ## an abi3 wheel in dist/, installed and tried in a fresh environment without Rust
 	rm -rf dist
 	cd pybind && $(BIN)/maturin build --locked --release --out ../dist
 	$(BIN)/python pybind/tools/check_wheel.py dist/*.whl
@@ -78,7 +78,7 @@ bench: $(VENV)/.built ## the figures, each beside the bare limit of the same run
 soak: $(VENV)/.built ## kill -9 and fault tests, many more rounds than in make test
 
 .PHONY: fmt
-fmt: $(VENV)/.tools | toolchain ## write the sources in the house format
+fmt: $(VENV)/.test-tools | toolchain ## write the sources in the house format
 	cargo fmt --all
 	cd pybind && $(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
@@ -93,12 +93,16 @@ toolchain:
 	@cargo clippy --version >/dev/null && cargo fmt --version >/dev/null || \
 		{ echo 'The Rust toolchain lacks lints or formats: rustup component add clippy rustfmt'; exit 1; }
 
-$(VENV)/.tools: pybind/pyproject.toml
+$(VENV)/.build-tools: pybind/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --group pybind/pyproject.toml:dev
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --group pybind/pyproject.toml:build
 	@touch $@
 
-$(VENV)/.built: $(VENV)/.tools $(PYBIND_SOURCES)
+$(VENV)/.test-tools: $(VENV)/.build-tools
+	$(BIN)/python -m pip install --quiet --group pybind/pyproject.toml:test
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.build-tools $(PYBIND_SOURCES) | toolchain
 	cd pybind && VIRTUAL_ENV=$(abspath $(VENV)) PIP_QUIET=1 $(BIN)/maturin develop --quiet --locked --release
 	@touch $@
