@@ -7,13 +7,14 @@ use parking_lot::Mutex;
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyTuple, PyType};
+use pyo3::types::{PyBytes, PyDict, PyString, PyTuple, PyType};
 use uuid::Uuid;
 
 use crate::aggregate_class::{AggregateClass, Route};
-use crate::domain::Domain;
+use crate::domain::{Domain, Slot, slot};
 use crate::errors;
 use crate::event::{PyEvent, Stream, owned};
+use crate::event_class::EventClass;
 use crate::metadata::PyEventMetadata;
 
 /// What an aggregate is to the store: id, type, version, pending events, batch in doubt.
@@ -37,6 +38,14 @@ struct State {
 struct Pending {
     event: Py<PyAny>,
     envelope: Py<PyEvent>,
+    /// What was made of the event when it was applied, and what is stored of it.
+    payload: Py<PyBytes>,
+}
+
+impl Pending {
+    fn clone_ref(&self, py: Python<'_>) -> Self {
+        Self { event: self.event.clone_ref(py), envelope: self.envelope.clone_ref(py), payload: self.payload.clone_ref(py) }
+    }
 }
 
 /// The first so many pending events were sent with this metadata, and there was no answer yet.
@@ -53,6 +62,9 @@ impl State {
     }
 }
 
+/// What is pickled: id, version, pending events, how many of them are in doubt, and the metadata these were sent with.
+type Pickled<E> = (String, u64, E, usize, Option<Py<PyEventMetadata>>);
+
 /// The core of an aggregate.
 ///
 /// # Errors
@@ -63,7 +75,7 @@ pub(crate) fn core_of<'py>(aggregate: &Bound<'py, PyAny>) -> PyResult<Bound<'py,
     if let Some(Ok(core)) = core.map(Bound::cast_into::<PyAggregate>) {
         return Ok(core);
     }
-    let problem = if aggregate.is_instance(Domain::get(py)?.aggregate.bind(py))? {
+    let problem = if aggregate.is_instance(Domain::get(py)?.aggregate_base.bind(py))? {
         "was made without its constructor; construct it, or load it from a store"
     } else {
         "is not an aggregate; give an object of a subclass of Aggregate"
@@ -115,24 +127,22 @@ impl PyAggregate {
     }
 
     /// What a save sends next: the batch in doubt if there is one, else all pending events, which count as in doubt from now on.
-    pub(crate) fn begin_save(&self, py: Python<'_>, metadata: &Arc<EventMetadata>) -> PyResult<Option<StreamAppend>> {
+    pub(crate) fn begin_save(&self, py: Python<'_>, metadata: &Arc<EventMetadata>) -> Option<StreamAppend> {
         let mut state = self.state.lock();
         if state.pending.is_empty() {
-            return Ok(None);
+            return None;
         }
         let all = state.pending.len();
         let sent = state.in_doubt.get_or_insert_with(|| InDoubt { events: all, metadata: Arc::clone(metadata), companions: Vec::new() });
         let (count, metadata) = (sent.events, Arc::clone(&sent.metadata));
-        let events: Option<_> = state.pending[..count].iter().map(|pending| pending.envelope.get().to_new_event(py, &metadata)).collect();
-        let Some(events) = events else {
-            return Err(PyTypeError::new_err(format!("a pending event of {:?} was stored by another way already; load it again", self.id())));
-        };
-        Ok(Some(StreamAppend {
+        let sent = &state.pending[..count];
+        let events = sent.iter().map(|pending| pending.envelope.get().with_payload(pending.payload.as_bytes(py).to_vec(), &metadata)).collect();
+        Some(StreamAppend {
             aggregate_id: self.stream.aggregate_id.clone(),
             aggregate_type: self.stream.aggregate_type.to_string(),
             expected: ExpectedVersion::Exact(AggregateVersion(state.stored_version())),
             events,
-        }))
+        })
     }
 
     /// The batch was stored: removes exactly what was sent, and completes the envelopes of those events.
@@ -167,43 +177,47 @@ impl PyAggregate {
         let py = aggregate.py();
         let domain = Domain::get(py)?;
         let route = self.class.route(event, self.id())?;
-        if let Some(envelope) = domain.envelope(event)? {
-            return Err(owned(py, envelope.get()));
-        }
-        let payload = route.event.serialize(event)?;
-        let envelope = PyEvent::new(&route.event, &self.stream, Some(AggregateVersion(version)), None, payload.unbind());
+        let validated = match slot(event)? {
+            Slot::Free { validated } => validated,
+            Slot::Taken(envelope) => return Err(owned(py, envelope.get())),
+        };
+        let payload = route.event.serialize(event, validated)?;
+        let envelope = PyEvent::new(&route.event, &self.stream, Some(AggregateVersion(version)), None, payload.clone().unbind());
         let envelope = Bound::new(py, envelope)?;
         domain.set_envelope(event, &envelope)?;
-        if let Err(error) = handle(&route, aggregate, event) {
+        if let Err(error) = handle(&self.class, &route, aggregate, event) {
             domain.clear_envelope(event)?;
             return Err(error);
         }
-        Ok(Pending { event: event.clone().unbind(), envelope: envelope.unbind() })
+        Ok(Pending { event: event.clone().unbind(), envelope: envelope.unbind(), payload: payload.unbind() })
     }
 }
 
 /// Runs the handler; where it raises, what it rebound is put back.
-fn handle(route: &Route, aggregate: &Bound<'_, PyAny>, event: &Bound<'_, PyAny>) -> PyResult<()> {
+fn handle(class: &AggregateClass, route: &Route, aggregate: &Bound<'_, PyAny>, event: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = aggregate.py();
     let fields = aggregate.getattr(intern!(py, "__dict__"))?.cast_into::<PyDict>()?;
     let before = fields.copy()?;
-    let private = aggregate.getattr(intern!(py, "__pydantic_private__"))?.cast_into::<PyDict>().ok();
+    let private = if class.has_private { aggregate.getattr(intern!(py, "__pydantic_private__"))?.cast_into::<PyDict>().ok() } else { None };
     let private = private.map(|private| private.copy().map(|before| (private, before))).transpose()?;
-    let result = route.handler.bind(py).call1((aggregate, event));
+    let mut result = route.handler.bind(py).call1((aggregate, event)).map(drop);
+    if result.is_ok() && fields.len() != before.len() {
+        result = class.check_fields(&fields);
+    }
     if result.is_err() {
         for (now, before) in private.iter().chain([&(fields, before)]) {
             now.clear();
             now.update(before.as_mapping())?;
         }
     }
-    result.map(drop)
+    result
 }
 
 #[pymethods]
 impl PyAggregate {
     #[new]
-    #[pyo3(signature = (class, id = None))]
-    fn py_new(class: &Bound<'_, PyType>, id: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+    #[pyo3(signature = (class_, id = None))]
+    fn py_new(class_: &Bound<'_, PyType>, id: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         let id = match id {
             None => Uuid::now_v7().to_string(),
             Some(id) => match id.cast::<PyString>() {
@@ -214,7 +228,7 @@ impl PyAggregate {
                 })?,
             },
         };
-        Ok(Self::without_events(AggregateClass::of(class)?, id))
+        Ok(Self::without_events(AggregateClass::of(class_)?, id))
     }
 
     #[getter(id)]
@@ -257,16 +271,15 @@ impl PyAggregate {
     /// A core of its own with the same events.
     fn copy(&self, py: Python<'_>) -> Self {
         let state = self.state.lock();
-        let pending = &state.pending;
-        let pending = pending.iter().map(|pending| Pending { event: pending.event.clone_ref(py), envelope: pending.envelope.clone_ref(py) });
+        let pending = state.pending.iter().map(|pending| pending.clone_ref(py));
         let in_doubt =
             state.in_doubt.as_ref().map(|sent| InDoubt { events: sent.events, metadata: Arc::clone(&sent.metadata), companions: Vec::new() });
         let state = State { version: state.version, pending: pending.collect(), in_doubt, applying: false };
         Self { class: Arc::clone(&self.class), stream: Arc::clone(&self.stream), state: Mutex::new(state) }
     }
 
-    /// What is pickled: id, version, pending events, how many of them are in doubt, and the metadata these were sent with.
-    fn state<'py>(&self, py: Python<'py>) -> PyResult<(String, u64, Bound<'py, PyTuple>, usize, Option<Py<PyEventMetadata>>)> {
+    /// What is pickled of it.
+    fn state<'py>(&self, py: Python<'py>) -> PyResult<Pickled<Bound<'py, PyTuple>>> {
         let pending = self.pending_events(py)?;
         let state = self.state.lock();
         let sent = state.in_doubt.as_ref().map(|sent| (sent.events, Arc::clone(&sent.metadata)));
@@ -278,13 +291,18 @@ impl PyAggregate {
     }
 
     #[staticmethod]
-    fn restore(class: &Bound<'_, PyType>, state: (String, u64, Vec<Bound<'_, PyAny>>, usize, Option<Py<PyEventMetadata>>)) -> PyResult<Self> {
+    fn restore(class_: &Bound<'_, PyType>, state: Pickled<Vec<Bound<'_, PyAny>>>) -> PyResult<Self> {
         let (id, version, events, count, metadata) = state;
-        let domain = Domain::get(class.py())?;
-        let core = Self::without_events(AggregateClass::of(class)?, id);
+        let core = Self::without_events(AggregateClass::of(class_)?, id);
         let pending = events.into_iter().map(|event| {
-            let envelope = domain.envelope(&event)?.ok_or_else(|| PyTypeError::new_err("a pending event has lost its envelope"))?;
-            Ok(Pending { event: event.unbind(), envelope: envelope.unbind() })
+            let Slot::Taken(envelope) = slot(&event)? else {
+                return Err(PyTypeError::new_err("a pending event has lost its envelope"));
+            };
+            let payload = match envelope.get().payload_bytes(event.py()) {
+                Some(payload) => payload,
+                None => EventClass::of(&event)?.serialize(&event, true)?.unbind(),
+            };
+            Ok(Pending { event: event.unbind(), envelope: envelope.unbind(), payload })
         });
         let in_doubt = metadata.map(|metadata| InDoubt { events: count, metadata: Arc::clone(&metadata.get().0), companions: Vec::new() });
         let pending = pending.collect::<PyResult<_>>()?;

@@ -7,14 +7,17 @@ use eventuali::Event;
 use parking_lot::Mutex;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyType};
+use pyo3::types::{PyDict, PyFrozenSet, PyType};
 
-use crate::domain::{self, Domain, EventClass, unreadable};
+use crate::domain::{self, Domain, unreadable};
 use crate::errors;
+use crate::event_class::EventClass;
 
 /// How events of one class reach an aggregate.
 pub(crate) struct Route {
     pub(crate) event: Arc<EventClass>,
+    /// The type under which such events are stored.
+    pub(crate) stored_as: String,
     /// The method, called with the aggregate and the event.
     pub(crate) handler: Py<PyAny>,
 }
@@ -26,6 +29,10 @@ pub(crate) type Routes = Arc<HashMap<String, Arc<Route>>>;
 pub(crate) struct AggregateClass {
     pub(crate) class: Py<PyType>,
     pub(crate) aggregate_type: Arc<str>,
+    /// Whether it has private attributes beside its fields.
+    pub(crate) has_private: bool,
+    /// Names that may stand among its fields' values.
+    names: Py<PyFrozenSet>,
     handlers: Py<PyAny>,
     /// By the address of the event's class, which the route keeps alive.
     by_class: Mutex<HashMap<usize, Arc<Route>>>,
@@ -51,13 +58,15 @@ impl AggregateClass {
         if let Some(known) = CLASSES.lock().get(&(class.as_ptr() as usize)) {
             return Ok(Arc::clone(known));
         }
-        let aggregate = Domain::get(class.py())?.aggregate.bind(class.py());
+        let aggregate = Domain::get(class.py())?.aggregate_base.bind(class.py());
         if class.is(aggregate) || !class.is_subclass(aggregate)? {
             return Err(PyTypeError::new_err(format!("{} is not a class of aggregates; give a subclass of Aggregate", class.qualname()?)));
         }
         let found = Arc::new(Self {
             class: class.clone().unbind(),
             aggregate_type: class.getattr("aggregate_type")?.extract::<String>()?.into(),
+            has_private: class.getattr("__private_attributes__")?.is_truthy()?,
+            names: class.getattr("__eventuali_names__")?.cast_into()?.unbind(),
             handlers: class.getattr("__eventuali_handlers__")?.unbind(),
             by_class: Mutex::default(),
             by_type: Mutex::default(),
@@ -78,6 +87,26 @@ impl AggregateClass {
         let route = self.find(event.py(), EventClass::of(event)?, aggregate_id, None)?;
         self.by_class.lock().insert(address, Arc::clone(&route));
         Ok(route)
+    }
+
+    /// Whether all that has a value is declared; a slip of the pen in a handler is not.
+    ///
+    /// # Errors
+    /// `UndeclaredFieldError` naming the first one that is not.
+    pub(crate) fn check_fields(&self, values: &Bound<'_, PyDict>) -> PyResult<()> {
+        let py = values.py();
+        let names = self.names.bind(py);
+        for name in values.keys() {
+            if !names.contains(&name)? {
+                let class = self.class.bind(py).qualname()?;
+                let facts = PyDict::new(py);
+                facts.set_item("aggregate_type", &*self.aggregate_type)?;
+                facts.set_item("field", &name)?;
+                let message = format!("a handler of {class} set {name}, which is not a field; declare it in the class, or mend its name");
+                return Err(errors::error(py, "UndeclaredFieldError", &message, &facts));
+            }
+        }
+        Ok(())
     }
 
     /// The routes found so far.
@@ -106,7 +135,8 @@ impl AggregateClass {
         if handler.is_none() {
             return Err(self.missing_handler(py, &class, aggregate_id, stored)?);
         }
-        Ok(Arc::new(Route { event: class, handler: handler.unbind() }))
+        let stored_as = stored.map_or_else(|| class.event_type.to_string(), |event| event.event_type().to_owned());
+        Ok(Arc::new(Route { event: class, stored_as, handler: handler.unbind() }))
     }
 
     fn missing_handler(&self, py: Python<'_>, class: &EventClass, aggregate_id: &str, stored: Option<&Event>) -> PyResult<PyErr> {

@@ -1,6 +1,7 @@
 //! Events at the border between Python and the store.
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use eventuali::{AggregateVersion, DataFormat, Event, EventData, EventMetadata, Json, NewEvent, Position, Tag, Timestamp};
 use parking_lot::Mutex;
@@ -8,10 +9,11 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyString};
-use uuid::Uuid;
+use uuid::{ContextV7, Uuid};
 
-use crate::domain::{self, Domain, EventClass};
+use crate::domain::{self, Domain, Slot, slot};
 use crate::errors;
+use crate::event_class::EventClass;
 use crate::metadata::PyEventMetadata;
 
 /// The stream that an event belongs to.
@@ -70,12 +72,13 @@ impl PyEvent {
         timestamp: Option<Timestamp>,
         payload: Py<PyBytes>,
     ) -> Self {
+        let now = SystemTime::now();
         Self::made(Made {
-            id: Uuid::now_v7(),
+            id: new_id(now),
             event_type: Arc::clone(&class.event_type),
             event_version: class.event_version,
             stream: Arc::clone(stream),
-            timestamp: timestamp.unwrap_or_else(Timestamp::now),
+            timestamp: timestamp.unwrap_or_else(|| now.into()),
             format: DataFormat::Json,
             tags: Vec::new(),
             fate: Mutex::new(Fate { version, payload: Some(payload), stored: None }),
@@ -87,12 +90,13 @@ impl PyEvent {
     }
 
     /// The event as it is appended; `None` if its payload is not kept any more, because it is stored.
-    pub(crate) fn to_new_event(&self, py: Python<'_>, metadata: &EventMetadata) -> Option<NewEvent> {
+    fn to_new_event(&self, py: Python<'_>, metadata: &EventMetadata) -> Option<NewEvent> {
         let payload = self.payload_bytes(py)?;
         Some(self.with_payload(payload.as_bytes(py).to_vec(), metadata))
     }
 
-    fn with_payload(&self, payload: Vec<u8>, metadata: &EventMetadata) -> NewEvent {
+    /// The event as it is appended, with its payload.
+    pub(crate) fn with_payload(&self, payload: Vec<u8>, metadata: &EventMetadata) -> NewEvent {
         NewEvent {
             id: self.id(),
             event_type: self.event_type().to_owned(),
@@ -144,7 +148,8 @@ impl PyEvent {
         }
     }
 
-    fn payload_bytes(&self, py: Python<'_>) -> Option<Py<PyBytes>> {
+    /// Its payload, unless only its event has it.
+    pub(crate) fn payload_bytes(&self, py: Python<'_>) -> Option<Py<PyBytes>> {
         match &self.source {
             Source::Stored(event) => Some(PyBytes::new(py, event.payload()).unbind()),
             Source::Made(made) => made.fate.lock().payload.as_ref().map(|payload| payload.clone_ref(py)),
@@ -370,6 +375,15 @@ struct State {
     metadata: Option<Py<PyEventMetadata>>,
 }
 
+/// A new id (UUID v7) of this moment: later ones are greater, also within one tick of the clock.
+fn new_id(now: SystemTime) -> Uuid {
+    thread_local! {
+        static CONTEXT: ContextV7 = const { ContextV7::new() };
+    }
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    CONTEXT.with(|context| Uuid::new_v7(uuid::Timestamp::from_unix(context, since.as_secs(), since.subsec_nanos())))
+}
+
 /// A moment as an aware `datetime` in UTC.
 fn moment(py: Python<'_>, time: Timestamp) -> PyResult<Bound<'_, PyAny>> {
     static EPOCH: PyOnceLock<(Py<PyAny>, Py<PyAny>)> = PyOnceLock::new();
@@ -388,16 +402,13 @@ fn moment(py: Python<'_>, time: Timestamp) -> PyResult<Bound<'_, PyAny>> {
 /// `DeserializationError` with the position where the class refuses the payload.
 pub(crate) fn typed_event(py: Python<'_>, event: Event) -> PyResult<Py<PyAny>> {
     match domain::class_of(py, &event)? {
-        Some(class) => class.read(py, Domain::get(py)?, event).map(Bound::unbind),
+        Some(class) => {
+            let domain = Domain::get(py)?;
+            let typed = class.read(py, domain, &event)?;
+            domain.set_envelope(&typed, &Bound::new(py, PyEvent::from_stored(event))?)?;
+            Ok(typed.unbind())
+        }
         None => Ok(Py::new(py, PyEvent::from_stored(event))?.into_any()),
-    }
-}
-
-/// The envelope of what is appended: a stored event is its own.
-fn envelope_of<'py>(domain: &Domain, event: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyEvent>>> {
-    match event.cast::<PyEvent>() {
-        Ok(stored) => Ok(Some(stored.clone())),
-        Err(_) => domain.envelope(event),
     }
 }
 
@@ -413,21 +424,26 @@ pub(crate) fn event_for_append(
     metadata: &Arc<EventMetadata>,
 ) -> PyResult<NewEvent> {
     let py = event.py();
-    let domain = Domain::get(py)?;
-    let kept = if event.is_instance_of::<PyEvent>() { None } else { Some(EventClass::of(event)?) };
-    if let Some(envelope) = envelope_of(domain, event)? {
-        let known = envelope.get();
-        if known.aggregate_id() != aggregate_id || known.aggregate_type() != aggregate_type {
-            return Err(owned(py, known));
-        }
-        return match (known.to_new_event(py, metadata), kept) {
-            (Some(event), _) => Ok(event),
-            (None, Some(class)) => Ok(known.with_payload(class.serialize(event)?.as_bytes().to_vec(), metadata)),
-            (None, None) => Err(known.incomplete(py, "payload", "its event has it, as its fields")),
-        };
+    let again = |envelope: &PyEvent| {
+        let belongs = envelope.aggregate_id() == aggregate_id && envelope.aggregate_type() == aggregate_type;
+        if belongs { Ok(envelope.to_new_event(py, metadata)) } else { Err(owned(py, envelope)) }
+    };
+    if let Ok(stored) = event.cast::<PyEvent>() {
+        return again(stored.get())?.ok_or_else(|| stored.get().incomplete(py, "payload", "its event has it, as its fields"));
     }
-    let Some(class) = kept else { return Err(PyTypeError::new_err("an event is needed")) };
-    let payload = class.serialize(event)?;
+    let class = EventClass::of(event)?;
+    let domain = Domain::get(py)?;
+    let validated = match slot(event)? {
+        Slot::Free { validated } => validated,
+        Slot::Taken(envelope) => {
+            let envelope = envelope.get();
+            return match again(envelope)? {
+                Some(event) => Ok(event),
+                None => Ok(envelope.with_payload(class.serialize(event, true)?.as_bytes().to_vec(), metadata)),
+            };
+        }
+    };
+    let payload = class.serialize(event, validated)?;
     let stream = Arc::new(Stream { aggregate_id: aggregate_id.to_owned(), aggregate_type: aggregate_type.into() });
     let bytes = payload.as_bytes().to_vec();
     let envelope = PyEvent::new(&class, &stream, None, timestamp, payload.unbind());
@@ -451,8 +467,9 @@ pub(crate) fn owned(py: Python<'_>, envelope: &PyEvent) -> PyErr {
 
 /// Completes the envelope of an event after a successful append.
 pub(crate) fn mark_appended(event: &Bound<'_, PyAny>, position: Position, version: AggregateVersion, metadata: &Arc<EventMetadata>) -> PyResult<()> {
-    let domain = Domain::get(event.py())?;
-    if let Some(envelope) = envelope_of(domain, event)? {
+    if let Ok(stored) = event.cast::<PyEvent>() {
+        stored.get().mark_stored(position, version, metadata);
+    } else if let Slot::Taken(envelope) = slot(event)? {
         envelope.get().mark_stored(position, version, metadata);
     }
     Ok(())

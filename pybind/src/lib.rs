@@ -6,8 +6,10 @@ mod bridge;
 mod domain;
 mod errors;
 mod event;
+mod event_class;
 mod load;
 mod metadata;
+mod replay;
 mod store;
 mod stream;
 
@@ -23,6 +25,8 @@ mod _eventuali {
     use crate::event::PyEvent;
     #[pymodule_export]
     use crate::metadata::PyEventMetadata;
+    #[pymodule_export]
+    use crate::replay::envelope_of;
     #[pymodule_export]
     use crate::store::{PyCapabilities, PyEventStore, PyOpenReport, PyReceipt, close_all, open, rebuild_manifest};
     #[pymodule_export]

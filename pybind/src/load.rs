@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use eventuali::{AggregateVersion, Event, Position, Timestamp};
 use pyo3::exceptions::PyException;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyType};
 
 use crate::aggregate::PyAggregate;
-use crate::aggregate_class::{AggregateClass, Routes};
+use crate::aggregate_class::{AggregateClass, Route, Routes};
 use crate::domain::Domain;
 use crate::errors;
+use crate::replay;
 
 /// Where a load ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +67,7 @@ impl LoadedAggregate {
     /// `AggregateTypeError`, and what keeps an event from being applied; each names type and position.
     pub(crate) fn feed(&mut self, py: Python<'_>, events: Vec<Event>) -> PyResult<bool> {
         self.core.get().set_version(self.version, true);
-        let result = self.apply_all(py, events);
+        let result = self.apply_all(py, events).and_then(|more| self.check_fields(py).map(|()| more));
         self.core.get().set_version(self.version, false);
         result
     }
@@ -73,6 +75,7 @@ impl LoadedAggregate {
     fn apply_all(&mut self, py: Python<'_>, events: Vec<Event>) -> PyResult<bool> {
         let domain = Domain::get(py)?;
         let aggregate = self.aggregate.clone_ref(py).into_bound(py);
+        let mut last: Option<Arc<Route>> = None;
         for event in events {
             if !self.until.accepts(&event) {
                 return Ok(false);
@@ -80,18 +83,28 @@ impl LoadedAggregate {
             if self.version == 0 {
                 self.check_type(py, &event)?;
             }
-            let route = match self.routes.get(event.event_type()) {
-                Some(route) => Arc::clone(route),
-                None => self.class.stored_route(py, &event, &mut self.routes)?,
+            // Events of one type often follow each other.
+            let route = match last.take_if(|route| *route.stored_as == *event.event_type()) {
+                Some(route) => route,
+                None => match self.routes.get(event.event_type()) {
+                    Some(route) => Arc::clone(route),
+                    None => self.class.stored_route(py, &event, &mut self.routes)?,
+                },
             };
             let (version, position) = (event.version().0, event.position());
-            let typed = route.event.read(py, domain, event)?;
-            if let Err(error) = route.handler.bind(py).call1((&aggregate, typed)) {
+            let typed = route.event.read(py, domain, &event)?;
+            if let Err(error) = replay::run(domain, route.handler.bind(py), &aggregate, &typed, event) {
                 return Err(self.failed(py, &route.event.event_type, position, error));
             }
             self.version = version;
+            last = Some(route);
         }
         Ok(true)
+    }
+
+    fn check_fields(&self, py: Python<'_>) -> PyResult<()> {
+        let fields = self.aggregate.bind(py).getattr(intern!(py, "__dict__"))?.cast_into::<PyDict>()?;
+        self.class.check_fields(&fields)
     }
 
     fn check_type(&self, py: Python<'_>, event: &Event) -> PyResult<()> {

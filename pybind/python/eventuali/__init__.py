@@ -55,6 +55,7 @@ from eventuali.errors import (
     StoreClosedError,
     StoreLockedError,
     StorePoisonedError,
+    UndeclaredFieldError,
     UnsupportedError,
 )
 from eventuali.event import DomainEvent, Event, EventMetadata, StoredEvent, Value
@@ -118,6 +119,7 @@ __all__ = [
     "StorePoisonedError",
     "StoredEvent",
     "StreamAppend",
+    "UndeclaredFieldError",
     "UnsupportedError",
     "Value",
     "handles",

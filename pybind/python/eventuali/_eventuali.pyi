@@ -1,7 +1,7 @@
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from datetime import datetime
 from os import PathLike
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, final
 from uuid import UUID
 
@@ -12,6 +12,125 @@ from eventuali.store import StreamAppend
 
 _T_co = TypeVar("_T_co", covariant=True)
 _Durability = Literal["sync", "interval", "os", "memory"]
+
+@final
+class EventMetadata:
+    """What is known about an event beside its payload: who caused it, and in which conversation. Ids may be UUIDs.
+
+    Example:
+        >>> EventMetadata(user_id="ann", headers={"ip": "::1"})
+        EventMetadata(user_id='ann', headers={'ip': '::1'})
+    """
+
+    def __new__(
+        cls,
+        *,
+        causation_id: str | UUID | None = None,
+        correlation_id: str | UUID | None = None,
+        user_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Self: ...
+    @property
+    def causation_id(self) -> str | None:
+        """The id of the message that caused the event."""
+    @property
+    def correlation_id(self) -> str | None:
+        """The id of the conversation that the event belongs to."""
+    @property
+    def user_id(self) -> str | None:
+        """Who did it."""
+    @property
+    def headers(self) -> MappingProxyType[str, str]:
+        """Anything else, by name."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+    def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, Any]]: ...
+
+@final
+class StoredEvent:
+    """A stored event whose class is not known, or was not asked for: the envelope, and the payload as it is stored.
+
+    Each part is decoded when it is asked for.
+    """
+
+    @property
+    def event_type(self) -> str:
+        """The type under which it is stored."""
+    @property
+    def event_version(self) -> int:
+        """The version of its payload's schema."""
+    @property
+    def event_id(self) -> UUID:
+        """Its id, unique in the store."""
+    @property
+    def aggregate_id(self) -> str:
+        """The aggregate that it belongs to."""
+    @property
+    def aggregate_type(self) -> str:
+        """The type of that aggregate."""
+    @property
+    def aggregate_version(self) -> int:
+        """Its place within its aggregate: 1, 2, 3, …"""
+    @property
+    def timestamp(self) -> datetime:
+        """When it happened: aware, in UTC."""
+    @property
+    def position(self) -> int:
+        """Its place in the whole store: 1, 2, 3, …"""
+    @property
+    def metadata(self) -> EventMetadata:
+        """Causation, correlation, user and headers."""
+    @property
+    def tags(self) -> list[str]:
+        """The labels by which it can be found."""
+    @property
+    def payload(self) -> bytes:
+        """The payload's bytes, exactly as they were appended."""
+    @property
+    def data(self) -> Any:
+        """The payload as Python values; of an event of a class, a dict.
+
+        Raises:
+            TypeError: If it is Protobuf, not JSON.
+        """
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+    @staticmethod
+    def _restore(state: dict[str, Any], /) -> StoredEvent: ...
+
+@final
+class AggregateCore:
+    """What an aggregate is to the store. `Aggregate` shows what of it is for users."""
+
+    def __new__(cls, class_: type[Aggregate], id: str | UUID | None = None) -> Self: ...
+    @property
+    def id(self) -> str:
+        """Its id."""
+    @property
+    def version(self) -> int:
+        """How many events it has, pending ones included."""
+    @property
+    def pending_events(self) -> tuple[DomainEvent, ...]:
+        """The events that were applied and not yet saved."""
+    def apply(self, aggregate: Aggregate, event: DomainEvent) -> None:
+        """Applies an event to the aggregate whose core this is."""
+    def copy(self) -> AggregateCore:
+        """A core of its own with the same events."""
+    def state(self) -> tuple[str, int, tuple[DomainEvent, ...], int, EventMetadata | None]:
+        """What is pickled of it."""
+    @staticmethod
+    def restore(
+        class_: type[Aggregate], state: tuple[str, int, Iterable[DomainEvent], int, EventMetadata | None]
+    ) -> AggregateCore:
+        """The core of which that is the state."""
+
+def classes_changed() -> None:
+    """Forgets what was found out about classes of events and aggregates."""
+
+def replayed_envelope(event: DomainEvent) -> StoredEvent | None:
+    """The envelope of an event whose handler runs while its aggregate is loaded."""
 
 @final
 class Receipt:

@@ -81,10 +81,10 @@ def register_event(cls: "type[DomainEvent]", *, explicit: bool) -> None:
         DefinitionError: If another class was explicitly given one of these types.
     """
     claimed = {*([cls.event_type] if explicit else []), *cls.__eventuali_formerly__}
+    if _explicit_rival(cls, claimed) is not None:  # unless nobody holds it any more
+        classes_changed()
+        gc.collect()
     rival = _explicit_rival(cls, claimed)
-    if rival is not None:
-        gc.collect()  # a class that nobody holds any more is no rival
-        rival = _explicit_rival(cls, claimed)
     if rival is not None:
         other, name = rival
         raise DefinitionError(

@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from typing import Any, Final, NamedTuple, cast
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import SchemaError, SchemaValidator
 
 from eventuali.errors import SerializationError
 from eventuali.event import SETTINGS, DomainEvent, Value
@@ -30,6 +31,8 @@ _CONTAINERS: Final = frozenset(
 _KEYS: Final = frozenset({"str", "int", "uuid", "date"})
 """Kinds that come back equal as the keys of an object."""
 
+_MUTABLE: Final = frozenset({"any", "dataclass", "dict", "list", "set", "typed-dict"})
+
 _REFUSED: Final = {"callable": "a callable", "generator": "an iterator, which can be read only once"}
 
 _CHILDREN: Final = ("schema", "items_schema", "schemas", "fields", "keys_schema", "values_schema", "choices", "definitions",
@@ -43,8 +46,12 @@ class Plan(NamedTuple):
     event_version: int
     to_json: Callable[..., bytes]
     validate_json: Callable[..., DomainEvent]
+    lenient: bool
+    """Whether `validate_json` ignores unknown fields by itself; else it has to be told, which takes longer."""
     check_each: bool
     """Whether each event has to be read back, not only the first one."""
+    mutable: bool
+    """Whether something in an event may be changed after it was validated, such as a list."""
     moments: tuple[str, ...]
     """Fields that hold a date with time: one whose offset from UTC has seconds does not come back."""
     nested: tuple[type, ...]
@@ -65,11 +72,33 @@ def plan_of(cls: type[DomainEvent]) -> Plan:
         cls.event_type,
         cls.event_version,
         cls.__pydantic_serializer__.to_json,
-        cls.__pydantic_validator__.validate_json,
+        *_reader(cls),
         not look.trusted,
+        look.mutable,
         tuple(look.moments),
         tuple(look.nested),
     )
+
+
+def _reader(cls: type[DomainEvent]) -> tuple[Callable[..., DomainEvent], bool]:
+    """How stored events of a class are read: as its own validator does, but unknown fields are ignored."""
+    try:
+        validator = SchemaValidator(_ignoring_extras(cls.__pydantic_core_schema__), None, False)
+    except (TypeError, SchemaError):  # another release of pydantic, which builds validators in another way
+        return cls.__pydantic_validator__.validate_json, False
+    return validator.validate_json, True
+
+
+def _ignoring_extras(schema: Any) -> Any:  # noqa: ANN401
+    if isinstance(schema, dict):
+        return {
+            key: "ignore" if value == "forbid" and key in {"extra_fields_behavior", "extra_behavior"} else _ignoring_extras(value)
+            for key, value in schema.items()
+            if key != "metadata"
+        }
+    if type(schema) in {list, tuple}:
+        return type(schema)(map(_ignoring_extras, schema))
+    return schema
 
 
 class _Look:
@@ -77,6 +106,7 @@ class _Look:
 
     def __init__(self, cls: type[DomainEvent]) -> None:
         self.trusted = True
+        self.mutable = False
         self.moments: list[str] = []
         self.nested: list[type] = []
         self._cls = cls
@@ -99,6 +129,7 @@ class _Look:
             self.trusted = False
         if kind in _REFUSED:
             self._refuse(path, f"it is {_REFUSED[kind]}")
+        self.mutable |= kind in _MUTABLE
         if kind in {"model", "dataclass"}:
             inherits = self._at_class(schema)
         elif kind in {"model-field", "typed-dict-field", "dataclass-field"}:
@@ -125,6 +156,7 @@ class _Look:
         cls = schema["cls"]
         if cls is not self._cls:
             self.nested.append(cls)
+        self.mutable |= not getattr(cls, "model_config", {}).get("frozen")
         if schema.get("custom_init") or schema.get("post_init"):
             self.trusted = False
         own = issubclass(cls, (DomainEvent, Value))

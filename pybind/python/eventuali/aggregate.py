@@ -4,6 +4,7 @@ import enum
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 from uuid import UUID
 
@@ -70,7 +71,7 @@ class Aggregate(_State):
     __slots__ = ("__eventuali_core__",)
 
     __eventuali_handlers__: ClassVar[Handlers]
-    __eventuali_plain__: ClassVar[frozenset[str]] = frozenset()
+    __eventuali_names__: ClassVar[frozenset[str]] = frozenset()
     __eventuali_defaults__: ClassVar["_Defaults | None"] = None
 
     aggregate_type: ClassVar[str] = "Aggregate"
@@ -95,7 +96,8 @@ class Aggregate(_State):
             name = cls.__name__ if aggregate_type is None else aggregate_type
             cls.aggregate_type = _registry.check_name("aggregate_type", name)
             cls.__eventuali_handlers__ = Handlers(cls)
-            cls.__eventuali_plain__ = frozenset(_plain_fields(cls))
+            cls.__eventuali_names__ = frozenset(_value_names(cls))
+            _choose_assignment(cls)
             cls.__eventuali_defaults__ = None
             _registry.register_aggregate(cls)
 
@@ -155,13 +157,6 @@ class Aggregate(_State):
                 )
             return super().__getattr__(name)
 
-        def __setattr__(self, name: str, value: object) -> None:
-            # What pydantic would do, without looking up how: `__pydantic_fields_set__` has all fields from the start.
-            if name in self.__eventuali_plain__:
-                self.__dict__[name] = value
-            else:
-                super().__setattr__(name, value)
-
         def __copy__(self) -> Self:
             return _with_core(super().__copy__(), self.__eventuali_core__.copy())
 
@@ -201,11 +196,26 @@ def _with_core(aggregate: Any, core: AggregateCore) -> Any:  # noqa: ANN401
     return aggregate
 
 
-def _plain_fields(cls: Any) -> Iterable[str]:  # noqa: ANN401
-    """The fields that are assigned without validation or other ado."""
-    if cls.model_config.get("validate_assignment") or cls.model_config.get("frozen"):
-        return ()
-    return (name for name, field in cls.__pydantic_fields__.items() if not field.frozen)
+def _value_names(cls: Any) -> Iterable[str]:  # noqa: ANN401
+    """What may stand in the `__dict__` of an aggregate: its fields, and properties that keep their value there."""
+    yield from cls.__pydantic_fields__
+    for base in cls.__mro__:
+        yield from (name for name, value in vars(base).items() if isinstance(value, cached_property))
+
+
+def _choose_assignment(cls: Any) -> None:  # noqa: ANN401
+    """Lets handlers assign fields as plainly as Python does, where pydantic has nothing to do for it.
+
+    It would take ten times as long. What it would refuse, a name that is no field, `apply` and `load` find as well. And
+    what it would keep is known: `__pydantic_fields_set__` has all fields from the start.
+    """
+    defined = {vars(base).get("__setattr__") for base in cls.__mro__ if base not in (BaseModel, object)}
+    if defined - {None, BaseModel.__setattr__, object.__setattr__}:
+        return  # the class has its own
+    config, fields = cls.model_config, cls.__pydantic_fields__.values()
+    careful = config.get("validate_assignment") or config.get("frozen") or any(field.frozen for field in fields)
+    source: type = BaseModel if careful or cls.__private_attributes__ else object
+    cls.__setattr__, cls.__delattr__ = source.__setattr__, source.__delattr__
 
 
 def _defaults_of(cls: Any) -> _Defaults:  # noqa: ANN401

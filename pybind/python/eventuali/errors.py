@@ -8,7 +8,8 @@ EventualiError
 ├── AggregateUsageError           an aggregate was used in a way that cannot work
 │   ├── MissingHandlerError       no method of the aggregate takes this event
 │   ├── ReentrantApplyError       a handler called apply
-│   └── FieldNotSetError          (AttributeError) a field was read before an event set it
+│   ├── FieldNotSetError          (AttributeError) a field was read before an event set it
+│   └── UndeclaredFieldError      (AttributeError) a handler set something that is not a field
 ├── EventUsageError               an event was used in a way that cannot work
 │   ├── EnvelopeError             (AttributeError) the event does not have this part of its envelope yet
 │   └── EventOwnedError           the event already belongs to an aggregate
@@ -71,6 +72,7 @@ __all__ = [
     "StoreClosedError",
     "StoreLockedError",
     "StorePoisonedError",
+    "UndeclaredFieldError",
     "UnsupportedError",
 ]
 
@@ -192,6 +194,13 @@ class FieldNotSetError(AggregateUsageError, AttributeError):
 
     field: str
     """The field."""
+
+
+class UndeclaredFieldError(AggregateUsageError, AttributeError):
+    """A handler set something that is not a field of the aggregate. The state is as before."""
+
+    field: str
+    """What it set."""
 
 
 class EventUsageError(EventualiError):

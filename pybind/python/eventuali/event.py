@@ -1,20 +1,22 @@
 """Events: what happened, as frozen pydantic models."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 from typing_extensions import Self, Unpack, override
 
 from eventuali import _registry
-from eventuali._eventuali import EventMetadata, StoredEvent
+from eventuali._eventuali import EventMetadata, StoredEvent, replayed_envelope
 from eventuali.errors import DefinitionError, EnvelopeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = ["DomainEvent", "Event", "EventMetadata", "StoredEvent", "UserEmailChanged", "UserRegistered", "Value"]
+
+_EventT = TypeVar("_EventT", bound="DomainEvent")
 
 _SCHEMA_VERSION_MAX = 2**32 - 1
 
@@ -119,6 +121,15 @@ class DomainEvent(BaseModel):
         event_type = _ClassFact("event_type")
         event_version = _ClassFact("event_version")
 
+        def __init__(self, /, **data: object) -> None:
+            __tracebackhide__ = True
+            # pydantic's own constructor, and the slot: finding it unset later would cost ten times as much as setting it.
+            _write_slot(self, None)
+            if self.__pydantic_validator__.validate_python(data, self_instance=self) is not self:
+                raise DefinitionError(f"a validator of {type(self).__name__} returned another object; return self")
+
+        __init__.__pydantic_base_init__ = True  # so that validating does not call it
+
         def __init_subclass__(cls, **keywords: object) -> None:
             # Before pydantic collects the fields, which would warn about a hidden attribute instead of explaining it.
             refuse_hidden(cls, _ENVELOPE, {**cls.__dict__, **cls.__dict__.get("__annotations__", {})})
@@ -189,15 +200,15 @@ class DomainEvent(BaseModel):
 
     @override
     def __copy__(self) -> Self:
-        return _with_envelope(super().__copy__(), _envelope_of(self))
+        return _with_envelope(super().__copy__(), _slot_of(self))
 
     @override
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        return _with_envelope(super().__deepcopy__(memo), _envelope_of(self))
+        return _with_envelope(super().__deepcopy__(memo), _slot_of(self))
 
     @override
     def __getstate__(self) -> dict[Any, Any]:
-        return {**super().__getstate__(), "__eventuali_envelope__": _envelope_of(self)}
+        return {**super().__getstate__(), "__eventuali_envelope__": _slot_of(self)}
 
     @override
     def __setstate__(self, state: dict[Any, Any]) -> None:
@@ -207,7 +218,14 @@ class DomainEvent(BaseModel):
     @override
     def model_copy(self, *, update: "Mapping[str, Any] | None" = None, deep: bool = False) -> Self:
         """A new event with the same payload (but for `update`), without an envelope: it can be applied again."""
-        return _with_envelope(super().model_copy(update=update, deep=deep), None)
+        copied = super().model_copy(update=update, deep=deep)
+        return _with_envelope(copied, UNVALIDATED if update else None)
+
+    @classmethod
+    @override
+    def model_construct(cls, _fields_set: set[str] | None = None, **values: Any) -> Self:
+        """An event without validation: whether it comes back equal is checked when it is applied."""
+        return _with_envelope(super().model_construct(_fields_set, **values), UNVALIDATED)
 
 
 Event = DomainEvent
@@ -241,11 +259,16 @@ def refuse_hidden(cls: type, reserved: tuple[str, ...], names: "Mapping[str, obj
         raise DefinitionError(f"{cls.__name__}.{name} would hide what every such object has under that name; {cure}", field=name)
 
 
-def _envelope_of(event: DomainEvent) -> StoredEvent | None:
+def _slot_of(event: DomainEvent) -> StoredEvent | str | None:
     try:
         return _read_slot(event)
-    except AttributeError:  # never set
-        return None
+    except AttributeError:  # never set: either it is being loaded, or it was validated from something
+        return replayed_envelope(event)
+
+
+def _envelope_of(event: DomainEvent) -> StoredEvent | None:
+    envelope = _slot_of(event)
+    return None if isinstance(envelope, str) else envelope
 
 
 def _envelope(event: DomainEvent, part: str) -> StoredEvent:
@@ -259,13 +282,15 @@ def _envelope(event: DomainEvent, part: str) -> StoredEvent:
     return envelope
 
 
-_EventT = Any
+UNVALIDATED: Final = "unvalidated"
+"""In the place of an envelope: nobody has validated the fields of this event."""
+
 _slot: Any = DomainEvent.__dict__["__eventuali_envelope__"]
 _read_slot: Final = _slot.__get__
 _write_slot: Final = _slot.__set__
 
 
-def _with_envelope(event: _EventT, envelope: StoredEvent | None) -> _EventT:
+def _with_envelope(event: _EventT, envelope: StoredEvent | str | None) -> _EventT:
     _write_slot(event, envelope)
     return event
 

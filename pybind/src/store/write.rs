@@ -87,7 +87,7 @@ impl Save {
     }
 
     /// The next append, if there is anything to send.
-    fn next_round(&mut self, py: Python<'_>) -> PyResult<Option<Round>> {
+    fn next_round(&mut self, py: Python<'_>) -> Option<Round> {
         let in_doubt = self.members.iter().map(|member| &member.aggregate).find(|aggregate| aggregate.get().in_doubt());
         let (again, mut cores) = match in_doubt {
             Some(aggregate) => (true, aggregate.get().companions(py).unwrap_or_else(|| vec![aggregate.clone_ref(py)])),
@@ -95,22 +95,16 @@ impl Save {
         };
         self.last = !again;
         let mut streams = Vec::with_capacity(cores.len());
-        let begun = begin(py, &mut cores, &mut streams, &self.metadata);
-        if begun.is_err() && !again {
-            for core in &cores {
-                core.get().not_saved();
-            }
-        }
-        begun?;
+        begin(py, &mut cores, &mut streams, &self.metadata);
         if streams.is_empty() {
-            return Ok(None);
+            return None;
         }
         if cores.len() > 1 && !again {
             for core in &cores {
                 core.get().set_companions(cores.iter().map(|core| core.clone_ref(py)).collect());
             }
         }
-        Ok(Some(Round { sent: Sent::new(&self.handle, streams), cores, again }))
+        Some(Round { sent: Sent::new(&self.handle, streams), cores, again })
     }
 
     /// Tells those who took part.
@@ -142,10 +136,10 @@ impl Member {
 }
 
 /// Takes what each is to send into `streams`; keeps in `cores` those that send anything.
-fn begin(py: Python<'_>, cores: &mut Vec<Py<PyAggregate>>, streams: &mut Vec<StreamAppend>, metadata: &Arc<EventMetadata>) -> PyResult<()> {
+fn begin(py: Python<'_>, cores: &mut Vec<Py<PyAggregate>>, streams: &mut Vec<StreamAppend>, metadata: &Arc<EventMetadata>) {
     let mut at = 0;
     while let Some(core) = cores.get(at) {
-        match core.get().begin_save(py, metadata)? {
+        match core.get().begin_save(py, metadata) {
             Some(stream) => {
                 streams.push(stream);
                 at += 1;
@@ -153,7 +147,6 @@ fn begin(py: Python<'_>, cores: &mut Vec<Py<PyAggregate>>, streams: &mut Vec<Str
             None => drop(cores.remove(at)),
         }
     }
-    Ok(())
 }
 
 /// Tells those who took part that their events were not stored, if that is certain.
@@ -190,7 +183,7 @@ impl Job for Save {
                 };
             }
             if self.round.is_none() && !self.last {
-                self.round = self.next_round(py)?;
+                self.round = self.next_round(py);
             }
             if let Some(mut round) = self.round.take() {
                 let Some(answer) = waiter.answer(py, &mut round.sent.asked, round.sent.effort)? else {
