@@ -7,6 +7,9 @@ BIN := $(abspath $(VENV)/bin)
 PYBIND_SOURCES := Cargo.toml Cargo.lock pybind/Cargo.toml pybind/pyproject.toml \
 	$(shell find engine sql-adapters pybind/src -name '*.rs' -o -name Cargo.toml -not -path '*/tests/*')
 
+RUFF := $(BIN)/ruff --config pyproject.toml
+PYTHON_SOURCES := . ../benches ../engine
+
 # What is linted, built and tested as one, so that every dependency is compiled once. The benches bring rivals and build alone.
 WORKSPACE := --workspace --exclude eventuali-benches
 TEST_FEATURES := --features eventuali/testing
@@ -44,7 +47,7 @@ else
 endif
 
 ruff: $(VENV)/.test-tools
-	cd pybind && $(BIN)/ruff check . && $(BIN)/ruff format --check .
+	cd pybind && $(RUFF) check $(PYTHON_SOURCES) && $(RUFF) format --check $(PYTHON_SOURCES)
 
 types: $(VENV)/.built $(VENV)/.test-tools
 	cd pybind && $(BIN)/mypy
@@ -73,14 +76,16 @@ wheel: $(VENV)/.build-tools ## an abi3 wheel in dist/, installed and tried in a 
 .PHONY: bench
 bench: $(VENV)/.built ## the figures, each beside the bare limit of the same run
 	cargo bench --locked -p eventuali-benches
+	$(BIN)/python benches/python/figures.py
 
 .PHONY: soak
-soak: $(VENV)/.built ## kill -9 and fault tests, many more rounds than in make test
+soak: $(VENV)/.built $(VENV)/.test-tools ## a writer killed 10,000 times, and each time everything acknowledged is there
+	cd pybind && EVENTUALI_KILL_ROUNDS=10000 $(BIN)/pytest --timeout 0 -k kill
 
 .PHONY: fmt
 fmt: $(VENV)/.test-tools | toolchain ## write the sources in the house format
 	cargo fmt --all
-	cd pybind && $(BIN)/ruff check --fix . && $(BIN)/ruff format .
+	cd pybind && $(RUFF) check --fix $(PYTHON_SOURCES) && $(RUFF) format $(PYTHON_SOURCES)
 
 .PHONY: clean
 clean: ## remove what was built and the demo's store

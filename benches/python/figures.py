@@ -73,9 +73,7 @@ async def seconds_of(work: Awaitable[object]) -> float:
         return time.perf_counter() - began
 
 
-def interleaved(
-    measures: dict[str, Callable[[], float]], rounds: int = ROUNDS
-) -> dict[str, float]:
+def interleaved(measures: dict[str, Callable[[], float]], rounds: int = ROUNDS) -> dict[str, float]:
     """The median of each, measured in turn."""
     values: dict[str, list[float]] = {name: [] for name in measures}
     for _ in range(rounds):
@@ -206,9 +204,7 @@ def memory() -> None:
             "event alone": lambda: seconds(construct),
             "save": saving,
             "save now": saving_now,
-            "whole, busy": lambda: beside_a_busy_thread(
-                lambda: in_memory(construct_apply_save)
-            ),
+            "whole, busy": lambda: beside_a_busy_thread(lambda: in_memory(construct_apply_save)),
             "save, busy": lambda: beside_a_busy_thread(saving),
             "head": lambda: in_memory(heads),
             "head now": lambda: in_memory_now(heads_now),
@@ -240,9 +236,7 @@ def memory() -> None:
     for name in ("save", "head"):
         added, without = took[name] - took[f"{name} now"], took[f"{name} now"]
         beside = f"without await {micros(without / SAVES)}"
-        show(
-            f"memory: awaiting a {name} adds", micros(added / SAVES), "≤ 0.3 µs", beside
-        )
+        show(f"memory: awaiting a {name} adds", micros(added / SAVES), "≤ 0.3 µs", beside)
 
 
 def bare_syncs(directory: Path) -> float:
@@ -270,21 +264,15 @@ def tasks(directory: Path, width: int) -> float:
             await store.save(counter)
 
     async def main() -> float:
-        async with EventStore.create(
-            directory / f"store-{time.monotonic_ns()}"
-        ) as store:
-            return await seconds_of(
-                asyncio.gather(*(task(store) for _ in range(width)))
-            )
+        async with EventStore.create(directory / f"store-{time.monotonic_ns()}") as store:
+            return await seconds_of(asyncio.gather(*(task(store) for _ in range(width))))
 
     return asyncio.run(main())
 
 
 def one_writer(directory: Path) -> float:
     """The median of blocking saves, one after the other."""
-    with eventuali.sync.EventStore.create(
-        directory / f"store-{time.monotonic_ns()}"
-    ) as store:
+    with eventuali.sync.EventStore.create(directory / f"store-{time.monotonic_ns()}") as store:
         counter, spans = Counter(), []
         for number in range(500):
             counter.apply(Counted(by=number, label="some text"))
@@ -327,11 +315,7 @@ async def measure_loading() -> None:
     async with EventStore.create("memory://") as store:
         events = [Counted(by=1, label="some text") for _ in range(LOADED)]
         await store.append("counter", events, aggregate_type=Counter)
-        payloads = [
-            event.payload
-            async for batch in store.read("counter").batches()
-            for event in batch
-        ]
+        payloads = [event.payload async for batch in store.read("counter").batches() for event in batch]
         validate = Counted.__pydantic_validator__.validate_json
 
         def bare() -> None:
@@ -385,9 +369,7 @@ async def measure_reading(directory: Path) -> None:
     async with EventStore.create(config) as store:
 
         async def batches() -> None:
-            assert (
-                sum([len(batch) async for batch in store.read_all().batches()]) == READ
-            )
+            assert sum([len(batch) async for batch in store.read_all().batches()]) == READ
 
         async def typed() -> None:
             seen = 0
@@ -411,11 +393,7 @@ async def measure_reading(directory: Path) -> None:
             "os: append_all of 10,000 new typed events",
             rate(10_000, statistics.median(writing)),
         )
-        payloads = [
-            event.payload
-            async for batch in store.read_all().batches()
-            for event in batch
-        ]
+        payloads = [event.payload async for batch in store.read_all().batches() for event in batch]
         validate = Counted.__pydantic_validator__.validate_json
 
         def bare() -> None:

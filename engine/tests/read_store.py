@@ -6,8 +6,9 @@ import struct
 import sys
 import uuid
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 FILE_SEED, TABLE_SEED, BODY_SEED = 0x4556464C, 0x45565442, 0x4556424F
 EVENTS, SEAL, EPOCH, CLOSE = 1, 2, 3, 4
@@ -80,25 +81,55 @@ def events(store: Path) -> Iterator[dict[str, Any]]:
     for number, (sequence, generation, sealed, base_lsn, base_position, end_lsn) in enumerate(segments):
         data = (store / f"{sequence:09}.g{generation}.seg").read_bytes()
         check(data[:8] == b"EVTLISEG", "this is no segment")
-        check(zlib.crc32(data[:4092], FILE_SEED) == struct.unpack_from("<I", data, 4092)[0], "the segment's header is damaged")
-        _, readable_from, owner, salt, *told, header_epoch, lsn_, position_, anchor_ = struct.unpack_from("<II16s8sQIIQQI", data, 8)
+        check(
+            zlib.crc32(data[:4092], FILE_SEED) == struct.unpack_from("<I", data, 4092)[0],
+            "the segment's header is damaged",
+        )
+        _, readable_from, owner, salt, *told, header_epoch, lsn_, position_, anchor_ = struct.unpack_from(
+            "<II16s8sQIIQQI", data, 8
+        )
         check(readable_from <= 1, "the segment is of a newer version")
         check(owner == store_id and told == [sequence, generation], "the segment is another one")
-        check((lsn_, position_, anchor_) == (base_lsn, base_position, anchor) == (lsn, position, anchor), "a segment is missing")
+        check(
+            (lsn_, position_, anchor_) == (base_lsn, base_position, anchor) == (lsn, position, anchor),
+            "a segment is missing",
+        )
         seed, at, previous, ended = zlib.crc32(salt, FILE_SEED), 4096, anchor, False
         epoch = header_epoch if epoch is None else epoch
         while data[at : at + 64].strip(b"\0"):
             head = struct.unpack_from("<IBBHQIIQqQIIII", data, at)
-            magic, kind, _, _, frame_lsn, frame_epoch, count, base, time, durable, before, length, table_sum, head_sum = head
+            (
+                magic,
+                kind,
+                _,
+                _,
+                frame_lsn,
+                frame_epoch,
+                count,
+                base,
+                time,
+                durable,
+                before,
+                length,
+                table_sum,
+                head_sum,
+            ) = head
             check(magic == 0x46525645 and zlib.crc32(data[at : at + 60], seed) == head_sum, "a frame is damaged")
             check((frame_lsn, base, before) == (lsn, position, previous), "a frame is missing")
             check(frame_epoch > epoch if kind == EPOCH else frame_epoch == epoch, "the epoch is wrong")
-            check(time >= commit_time and durable <= lsn and (kind == EVENTS) == (count > 0), "a frame contradicts itself")
+            check(
+                time >= commit_time and durable <= lsn and (kind == EVENTS) == (count > 0), "a frame contradicts itself"
+            )
             check(kind in (EVENTS, SEAL, EPOCH, CLOSE), "a frame is of a newer version")
             table, end = at + 64 + 40 * count, at + 64 + 40 * count + length
-            check(zlib.crc32(data[at + 64 : table] if count else data[table:end], TABLE_SEED) == table_sum, "a table is damaged")
+            check(
+                zlib.crc32(data[at + 64 : table] if count else data[table:end], TABLE_SEED) == table_sum,
+                "a table is damaged",
+            )
             for entry in range(at + 64, table, 40):
-                offset, size, body_sum, delta, version, timestamp, flags, _ = struct.unpack_from("<IIIIQqII", data, entry)
+                offset, size, body_sum, delta, version, timestamp, flags, _ = struct.unpack_from(
+                    "<IIIIQqII", data, entry
+                )
                 body = data[entry + offset : entry + offset + size]
                 check(flags == 0, "a record is of a newer version")
                 check(zlib.crc32(body, BODY_SEED) == body_sum, "a record is damaged")
@@ -108,7 +139,14 @@ def events(store: Path) -> Iterator[dict[str, Any]]:
                 check(end_position == position, "the seal is wrong")
                 ended = True
             frame = (64 + 40 * count + length + 7) // 8 * 8
-            at, lsn, position, previous, epoch, commit_time = at + frame, lsn + frame, base + count, head_sum, frame_epoch, time
+            at, lsn, position, previous, epoch, commit_time = (
+                at + frame,
+                lsn + frame,
+                base + count,
+                head_sum,
+                frame_epoch,
+                time,
+            )
             if ended:
                 break
         check(not data[at:].strip(b"\0"), "there is something behind the end")
