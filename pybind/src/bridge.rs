@@ -30,6 +30,11 @@ pub(crate) const LARGE_BYTES: usize = 64 << 10;
 
 /// What one call does, in steps that hold the GIL.
 pub(crate) trait Job: Send + 'static {
+    /// Whether it is expected to wait, for the disk or for a thread.
+    fn waits(&self) -> bool {
+        false
+    }
+
     /// Goes on until there is an answer or it has to wait.
     fn step(&mut self, py: Python<'_>, waiter: &Waiter<'_>) -> PyResult<Step>;
 }
@@ -141,15 +146,13 @@ pub(crate) fn block_on(py: Python<'_>, mut job: impl Job) -> PyResult<Py<PyAny>>
     }
 }
 
-/// Refuses, before anything has happened, where there is no asyncio loop to wake who waits.
-pub(crate) fn require_loop(py: Python<'_>) -> PyResult<()> {
-    event_loop::running_loop(py).map(drop)
-}
-
 /// Carries out a job for asyncio: the answer itself if there is no need to wait, else a [`Pending`] to be awaited.
 pub(crate) fn start(py: Python<'_>, mut job: impl Job) -> PyResult<Py<PyAny>> {
     if turn::due() {
         return Pending::after_a_turn(py, Box::new(job));
+    }
+    if job.waits() {
+        return Pending::when_woken(py, Box::new(job));
     }
     match job.step(py, &Waiter::Wake(Waker::noop()))? {
         Step::Done(answer) => Ok(answer),

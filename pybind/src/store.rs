@@ -85,14 +85,14 @@ impl PyEventStore {
     fn load(
         &self,
         py: Python<'_>,
-        class: &Bound<'_, PyType>,
+        aggregate_class: &Bound<'_, PyType>,
         aggregate_id: &Bound<'_, PyAny>,
         version: Option<&Bound<'_, PyAny>>,
         at: Option<&Bound<'_, PyAny>>,
         position: Option<&Bound<'_, PyAny>>,
         missing_is_error: bool,
     ) -> PyResult<Py<PyAny>> {
-        self.run(py, Load::new(&self.handle, class, text(aggregate_id)?, until(py, version, at, position)?, missing_is_error)?)
+        self.run(py, Load::new(&self.handle, aggregate_class, text(aggregate_id)?, until(py, version, at, position)?, missing_is_error)?)
     }
 
     fn read(
@@ -190,6 +190,10 @@ where
     T: Send + Unpin + 'static,
     F: Fn(Python<'_>, T) -> PyResult<Py<PyAny>> + Send + 'static,
 {
+    fn waits(&self) -> bool {
+        self.effort.disk
+    }
+
     fn step(&mut self, py: Python<'_>, waiter: &Waiter<'_>) -> PyResult<Step> {
         match waiter.answer(py, &mut self.asked, self.effort)? {
             None => Ok(Step::Wait),

@@ -33,7 +33,7 @@ class Lamp(Aggregate):
 
     switched: int = 0
 
-    def apply_renamed(self, event: Renamed) -> None:
+    def apply_renamed(self, _event: Renamed) -> None:
         self.switched += 1
 
 

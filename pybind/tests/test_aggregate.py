@@ -178,7 +178,11 @@ def test_the_aggregate_type_is_the_class_name_or_a_keyword_and_not_inherited() -
 
     class Reminder(Invoice): ...
 
-    assert (Order.aggregate_type, Invoice.aggregate_type, Reminder.aggregate_type) == ("Order", "billing.invoice", "Reminder")
+    assert (Order.aggregate_type, Invoice.aggregate_type, Reminder.aggregate_type) == (
+        "Order",
+        "billing.invoice",
+        "Reminder",
+    )
 
 
 def test_applying_makes_an_event_pending() -> None:
@@ -236,7 +240,11 @@ def test_apply_inside_a_handler_is_an_error() -> None:
 def test_a_missing_handler_names_the_method_to_write() -> None:
     with pytest.raises(MissingHandlerError, match=r"def apply_unhandled\(self, event: Unhandled\)") as caught:
         an_order().apply(Unhandled())
-    assert (caught.value.method, caught.value.event_type, caught.value.position) == ("apply_unhandled", "Unhandled", None)
+    assert (caught.value.method, caught.value.event_type, caught.value.position) == (
+        "apply_unhandled",
+        "Unhandled",
+        None,
+    )
 
 
 def test_only_events_can_be_applied() -> None:
@@ -393,5 +401,3 @@ def test_keyboard_interrupt_in_a_handler_comes_through_and_restores() -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted.apply(ItemAdded(sku="x"))
     assert (interrupted.count, interrupted.version) == (0, 0)
-
-

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from eventuali import ForkedProcessError
+from eventuali import EventStoreConfig, ForkedProcessError
 from eventuali.sync import EventStore
 from tests.counting import Counter, counted
+from tests.crash.writer import Noted, check
 
 PYBIND = Path(__file__).resolve().parents[1]
 CRASH_WRITER = PYBIND / "tests" / "crash" / "writer.py"
@@ -273,6 +274,7 @@ def test_ctrl_c_interrupts_asyncio_during_saves(tmp_path: Path, place: str) -> N
 import asyncio, sys
 from eventuali import EventStore
 from tests.counting import Counter, counted
+from tests.crash.writer import Noted, check
 async def main():
     store = await EventStore.create({"'memory://'" if place == "memory" else "sys.argv[1]"})
     print("ready", flush=True)
@@ -317,3 +319,23 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     )
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.startswith(f"{rounds} kills, ")
+
+
+def noted_store(place: Path, *events: tuple[str, Noted]) -> EventStoreConfig:
+    with EventStore.create(place) as store:
+        for stream, event in events:
+            store.append(stream, [event], aggregate_type="Stream")
+    return EventStoreConfig.embedded(place)
+
+
+def test_the_crash_test_notices_what_it_is_there_for(tmp_path: Path) -> None:
+    whole = noted_store(tmp_path / "whole", ("stream-1", Noted(first=1, together=1, filling="")))
+    assert check(whole, {1: 1}) == 1
+    with pytest.raises(SystemExit, match="2 were acknowledged"):
+        check(whole, {1: 2})
+    half = noted_store(tmp_path / "half", ("stream-1", Noted(first=1, together=2, filling="")))
+    with pytest.raises(SystemExit, match="in part"):
+        check(half, {})
+    headless = noted_store(tmp_path / "headless", ("stream-1", Noted(first=0, together=1, filling="")))
+    with pytest.raises(SystemExit, match="lost its beginning"):
+        check(headless, {})

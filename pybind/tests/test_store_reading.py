@@ -1,7 +1,7 @@
 import asyncio
 import gc
-import weakref
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +9,7 @@ import pytest
 from eventuali import (
     AggregateNotFoundError,
     ConfigurationError,
+    ConflictError,
     DeserializationError,
     DomainEvent,
     EventStore,
@@ -31,7 +32,7 @@ async def five_counters(store: EventStore) -> None:
 async def test_a_stream_is_read_in_order(store: EventStore) -> None:
     await five_counters(store)
     events = [event async for event in store.read("counter-2")]
-    assert [type(event) for event in events] == [Counted, Counted, Renamed]
+    assert [type(event).__name__ for event in events] == ["Counted", "Counted", "Renamed"]
     assert [event.aggregate_version for event in events] == [1, 2, 3]
     assert [event.position for event in events] == [7, 8, 9]
 
@@ -70,10 +71,10 @@ async def test_read_all_filters_by_names_and_classes(store: EventStore) -> None:
     lamp = Lamp(id="lamp")
     lamp.apply(Renamed(name="light"))
     await store.save(lamp)
-    for types in (["Renamed"], [Renamed]):
-        assert [event.position async for event in store.read_all(event_types=types)] == [3, 6, 9, 12, 15, 16]
-    for types in (["Lamp"], [Lamp]):
-        assert [event.position async for event in store.read_all(aggregate_types=types)] == [16]
+    for renamed in ("Renamed", Renamed):
+        assert [event.position async for event in store.read_all(event_types=[renamed])] == [3, 6, 9, 12, 15, 16]
+    for lamps in ("Lamp", Lamp):
+        assert [event.position async for event in store.read_all(aggregate_types=[lamps])] == [16]
     both = store.read_all(event_types=[Renamed], aggregate_types=[Counter], after=6, limit=2)
     assert [event.position async for event in both] == [9, 12]
     assert [event async for event in store.read_all(event_types=["Unknown"])] == []
@@ -151,15 +152,13 @@ async def test_iteration_goes_on_after_an_event_that_cannot_be_read(store: Event
     before = changed(str)
     words = [before.model_validate({"value": word}) for word in ("1", "two", "3", "four")]
     await store.append("thing", words, aggregate_type="Thing")
-    after = changed(int)
+    changed(int)
     stream = store.read_all()
     seen: list[int] = []
     failed: list[int | None] = []
     while len(seen) + len(failed) < 4:
         try:
-            async for event in stream:
-                assert isinstance(event, after)
-                seen.append(event.position)
+            seen.append((await anext(stream)).position)
         except DeserializationError as error:
             failed.append(error.position)
     assert (seen, failed) == ([1, 3], [2, 4])
@@ -186,15 +185,18 @@ async def test_a_stream_can_be_left_early_and_closed(store: EventStore) -> None:
         await anext(batches)
 
 
-async def test_a_stream_that_was_left_is_freed(store: EventStore) -> None:
-    await store.save(counted(300))
-    events: list[weakref.ref[Any]] = []
-    async for event in store.read_all():
-        events.append(weakref.ref(event)) if hasattr(event, "__weakref__") else None
-        break
-    del event
-    gc.collect()
-    assert all(event() is None for event in events)
+async def test_a_stream_that_was_left_early_keeps_nothing(tmp_path: Path) -> None:
+    store = await EventStore.create(tmp_path / "store")
+    await store.append("counter", [Counted(by=1) for _ in range(5000)], aggregate_type=Counter)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(50):
+        async for event in store.read_all():
+            if event.position == 3:
+                break
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    await store.close()
+    async with EventStore.create(tmp_path / "store") as store:
+        assert await store.head() == 5000
 
 
 async def test_cancelling_the_next_event_loses_none(store: EventStore) -> None:
@@ -203,8 +205,8 @@ async def test_cancelling_the_next_event_loses_none(store: EventStore) -> None:
     seen: list[int] = []
 
     async def take() -> None:
-        async for event in stream:
-            seen.append(event.position)
+        while True:
+            seen.append((await anext(stream)).position)
 
     cancelled = 0
     while len(seen) < 3000:
@@ -270,8 +272,6 @@ async def test_an_old_version_cannot_be_saved_over_a_newer_one(store: EventStore
     await store.save(counted(3, "counter"))
     old = await store.load(Counter, "counter", version=2)
     old.count()
-    from eventuali import ConflictError  # noqa: PLC0415
-
     with pytest.raises(ConflictError):
         await store.save(old)
 

@@ -1,17 +1,43 @@
 from collections.abc import Generator, Iterable, Mapping
 from datetime import datetime
 from os import PathLike
-from types import MappingProxyType, TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar, final
+from types import GenericAlias, MappingProxyType
+from typing import Any, Generic, Literal, Protocol, Self, TypeAlias, TypeVar, final
 from uuid import UUID
+
+from typing_extensions import override
 
 from eventuali.aggregate import Aggregate
 from eventuali.event import DomainEvent
 from eventuali.expected import ExpectedVersion
 from eventuali.store import StreamAppend
 
+__all__ = [
+    "AggregateCore",
+    "Capabilities",
+    "EventBatches",
+    "EventMetadata",
+    "EventStoreCore",
+    "EventStream",
+    "OpenReport",
+    "Pending",
+    "Receipt",
+    "StoredEvent",
+    "SyncEventBatches",
+    "SyncEventStream",
+    "classes_changed",
+    "close_all",
+    "open",
+    "rebuild_manifest",
+    "replayed_envelope",
+]
+
 _T_co = TypeVar("_T_co", covariant=True)
-_Durability = Literal["sync", "interval", "os", "memory"]
+
+class _Awaitable(Protocol[_T_co]):
+    def __await__(self) -> Generator[Any, Any, _T_co]: ...
+
+_Durability: TypeAlias = Literal["sync", "interval", "os", "memory"]
 
 @final
 class EventMetadata:
@@ -42,8 +68,11 @@ class EventMetadata:
     @property
     def headers(self) -> MappingProxyType[str, str]:
         """Anything else, by name."""
+    @override
     def __eq__(self, other: object, /) -> bool: ...
+    @override
     def __ne__(self, other: object, /) -> bool: ...
+    @override
     def __hash__(self) -> int: ...
     def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, Any]]: ...
 
@@ -71,13 +100,13 @@ class StoredEvent:
         """The type of that aggregate."""
     @property
     def aggregate_version(self) -> int:
-        """Its place within its aggregate: 1, 2, 3, …"""
+        """Its place within its aggregate: 1, 2, 3, and so on."""
     @property
     def timestamp(self) -> datetime:
         """When it happened: aware, in UTC."""
     @property
     def position(self) -> int:
-        """Its place in the whole store: 1, 2, 3, …"""
+        """Its place in the whole store: 1, 2, 3, and so on."""
     @property
     def metadata(self) -> EventMetadata:
         """Causation, correlation, user and headers."""
@@ -94,11 +123,14 @@ class StoredEvent:
         Raises:
             TypeError: If it is Protobuf, not JSON.
         """
+    @override
     def __eq__(self, other: object, /) -> bool: ...
+    @override
     def __ne__(self, other: object, /) -> bool: ...
+    @override
     def __hash__(self) -> int: ...
     @staticmethod
-    def _restore(state: dict[str, Any], /) -> StoredEvent: ...
+    def _restore(state: dict[str, Any]) -> StoredEvent: ...
 
 @final
 class AggregateCore:
@@ -151,7 +183,9 @@ class Receipt:
     @property
     def durability(self) -> _Durability:
         """What the acknowledgement means."""
+    @override
     def __eq__(self, other: object, /) -> bool: ...
+    @override
     def __ne__(self, other: object, /) -> bool: ...
 
 @final
@@ -170,7 +204,9 @@ class Capabilities:
     @property
     def writable(self) -> bool:
         """Whether appends are accepted."""
+    @override
     def __eq__(self, other: object, /) -> bool: ...
+    @override
     def __ne__(self, other: object, /) -> bool: ...
 
 @final
@@ -198,7 +234,9 @@ class OpenReport:
     @property
     def damage(self) -> str | None:
         """With `"damaged"`: what is damaged, and where."""
+    @override
     def __eq__(self, other: object, /) -> bool: ...
+    @override
     def __ne__(self, other: object, /) -> bool: ...
 
 @final
@@ -253,6 +291,8 @@ class SyncEventBatches:
 class Pending(Generic[_T_co]):
     """An operation that needs the event loop, to be awaited."""
 
+    @classmethod
+    def __class_getitem__(cls, answer: Any) -> GenericAlias: ...
     def __await__(self) -> Generator[Any, Any, _T_co]: ...
     def __next__(self) -> Any: ...
 
@@ -277,7 +317,7 @@ class EventStoreCore:
     def append_all(self, streams: Iterable[StreamAppend], metadata: EventMetadata | None) -> Any: ...
     def load(
         self,
-        class_: type[Aggregate],
+        aggregate_class: type[Aggregate],
         aggregate_id: str | UUID,
         version: int | None,
         at: datetime | None,

@@ -5,10 +5,10 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from eventuali import _eventuali
-from eventuali._eventuali import EventStoreCore
+from eventuali._eventuali import EventStoreCore, Pending
 from eventuali.config import EventStoreConfig
 from eventuali.errors import ConfigurationError
 
@@ -48,9 +48,9 @@ class OpenRequest:
         """The place without its password."""
         return re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", self.place)
 
-    def open(self, *, blocking: bool) -> Any:
+    def open(self, *, blocking: bool) -> EventStoreCore | Pending[EventStoreCore]:
         """The core of the store; without `blocking` perhaps what is to be awaited for it."""
-        return _eventuali.open(
+        core: EventStoreCore | Pending[EventStoreCore] = _eventuali.open(
             self.place,
             is_path=self.is_path,
             durability=self.durability,
@@ -59,9 +59,10 @@ class OpenRequest:
             read_up_to_damage=self.read_up_to_damage,
             blocking=blocking,
         )
+        return core
 
 
-def core_of(core: object, instead: str) -> EventStoreCore:
+def core_of(core: EventStoreCore | Pending[EventStoreCore], instead: str) -> EventStoreCore:
     """The core, for a class that is not to be called with anything else."""
     if not isinstance(core, EventStoreCore):
         raise TypeError(f"open a store with `{instead}`")

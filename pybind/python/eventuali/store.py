@@ -53,7 +53,7 @@ class StreamAppend:
     Example:
         >>> from eventuali import NO_STREAM, StreamAppend
         >>> from eventuali.event import UserRegistered
-        >>> ada = UserRegistered(name="Ada", email="ada@example.org")
+        >>> ada = UserRegistered(user_id="u-1", email="ada@example.org")
         >>> part = StreamAppend("user-1", [ada], aggregate_type="User", expected_version=NO_STREAM)
         >>> part.aggregate_id
         'user-1'
@@ -220,7 +220,7 @@ class EventStore:
             >>> async def main() -> None:
             ...     async with EventStore.create("memory://") as store:
             ...         user = User(id="user-1")
-            ...         user.apply(UserRegistered(name="Ada", email="ada@example.org"))
+            ...         user.apply(UserRegistered(user_id="u-1", email="ada@example.org"))
             ...         print(await store.save(user))
             >>> asyncio.run(main())
             <Receipt "user-1": 1 event(s), version 1, position 1, memory>
@@ -305,6 +305,8 @@ class EventStore:
         """The aggregate as its events made it; or as it was, with one of `version`, `at` and `position`.
 
         Args:
+            aggregate_class: its class.
+            aggregate_id: its id.
             version: up to and with this version.
             at: before the first event later than this (aware) moment.
             position: up to and with this position of the whole store.
@@ -347,7 +349,11 @@ class EventStore:
         An event gets its id at its first append and keeps it, so that a cancelled append can be repeated.
 
         Args:
+            aggregate_id: the aggregate that they belong to.
+            events: the events, oldest first.
+            aggregate_type: the type of the aggregate, or its class.
             expected_version: `ANY` (no conflict is possible), `NO_STREAM`, `STREAM_EXISTS`, or the stream's version.
+            metadata: who or what caused them.
             timestamp: when they happened (aware), for imports; the time of the append unless given.
 
         Raises:
@@ -403,7 +409,7 @@ class EventStore:
             >>> from eventuali.event import UserRegistered
             >>> async def main() -> list[int]:
             ...     async with EventStore.create("memory://") as store:
-            ...         ada = UserRegistered(name="Ada", email="ada@example.org")
+            ...         ada = UserRegistered(user_id="u-1", email="ada@example.org")
             ...         await store.append("user-1", [ada], aggregate_type="User")
             ...         return [event.position async for event in store.read_all(event_types=[UserRegistered])]
             >>> asyncio.run(main())

@@ -56,7 +56,8 @@ class EventStore:
     @classmethod
     def create(cls, store: Place, *, accept_loss_after: int | None = None, read_up_to_damage: bool = False) -> Self:
         """Opens a store, or creates it; `with` closes it in the end."""
-        return cls(OpenRequest.of(store, accept_loss_after, read_up_to_damage).open(blocking=True))
+        core = OpenRequest.of(store, accept_loss_after, read_up_to_damage).open(blocking=True)
+        return cls(core_of(core, "EventStore.create(...)"))
 
     def save(self, aggregate: Aggregate, *, metadata: EventMetadata | None = None) -> Receipt:
         """Stores the aggregate's pending events, all or none, if nobody else has written to it since it was loaded."""

@@ -130,30 +130,29 @@ impl EventLoop {
 
     /// Carries `job` on with a waker of this loop, and keeps it if it has to wait.
     pub(crate) fn park(&self, py: Python<'_>, mut job: Box<dyn Job>) -> PyResult<Parked> {
-        let Some(event_loop) = self.watched.bind(py).upgrade() else {
-            return Err(PyRuntimeError::new_err("the event loop is gone"));
-        };
-        let future = event_loop.call_method0(intern!(py, "create_future"))?.unbind();
         let key = self.slots.lock().take();
         let stepped = job.step(py, &Waiter::Wake(&self.mailbox.waker(key)));
-        let mut slots = self.slots.lock();
-        match stepped {
-            Ok(Step::Wait) => {
-                slots.slots[key] = Slot::Parked { job, future: future.clone_ref(py) };
-                Ok(Parked::Future(future))
-            }
-            Ok(Step::Done(answer)) => {
+        if let Ok(Step::Wait) = stepped {
+            let future = self.new_future(py);
+            let mut slots = self.slots.lock();
+            let Ok(future) = future else {
                 slots.give_back(key);
-                Ok(Parked::Done(answer))
-            }
-            Ok(Step::Turn) => {
-                slots.give_back(key);
-                Ok(Parked::Turn(job))
-            }
-            Err(error) => {
-                slots.give_back(key);
-                Err(error)
-            }
+                return future.map(Parked::Future);
+            };
+            slots.slots[key] = Slot::Parked { job, future: future.clone_ref(py) };
+            return Ok(Parked::Future(future));
+        }
+        self.slots.lock().give_back(key);
+        Ok(match stepped? {
+            Step::Done(answer) => Parked::Done(answer),
+            Step::Turn | Step::Wait => Parked::Turn(job),
+        })
+    }
+
+    fn new_future(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        match self.watched.bind(py).upgrade() {
+            Some(event_loop) => event_loop.call_method0(intern!(py, "create_future")).map(Bound::unbind),
+            None => Err(PyRuntimeError::new_err("the event loop is gone")),
         }
     }
 

@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::{PyGenericAlias, PyType};
 
 use super::event_loop::{EventLoop, Parked, running_loop};
 use super::{Job, Step, Waiter, lock};
@@ -54,6 +55,12 @@ impl Pending {
 
 #[pymethods]
 impl Pending {
+    /// `Pending[Receipt]`, for annotations.
+    #[classmethod]
+    fn __class_getitem__<'py>(class: &Bound<'py, PyType>, answer: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyGenericAlias>> {
+        PyGenericAlias::new(class.py(), class.as_any(), answer)
+    }
+
     fn __await__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, PyAny>> {
         let py = slf.py();
         let future = match &*lock(py, &slf.get().state) {

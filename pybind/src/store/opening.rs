@@ -125,9 +125,6 @@ pub(crate) fn open(
     let refused = |error| bridge::raise(py, &error);
     let config = if is_path { Config::embedded(place) } else { Config::parse(&place.to_string_lossy()).map_err(refused)? }.options(options);
     let (shown, in_memory) = (config.to_string(), config.path().is_none());
-    if !blocking {
-        bridge::require_loop(py)?;
-    }
     let asked = if in_memory { Completion::ready(config.open()) } else { in_thread(|| config.open()) };
     let answer = move |py: Python<'_>, store: Store| {
         let handle = Arc::new(Handle::new(store, shown.clone()));

@@ -173,6 +173,10 @@ fn one_or_list(py: Python<'_>, mut receipts: Vec<Py<PyReceipt>>, list: bool) -> 
 }
 
 impl Job for Save {
+    fn waits(&self) -> bool {
+        self.handle.waits()
+    }
+
     fn step(&mut self, py: Python<'_>, waiter: &Waiter<'_>) -> PyResult<Step> {
         loop {
             if let Some(head) = &mut self.head {
@@ -284,6 +288,10 @@ impl Append {
 }
 
 impl Job for Append {
+    fn waits(&self) -> bool {
+        self.handle.waits()
+    }
+
     fn step(&mut self, py: Python<'_>, waiter: &Waiter<'_>) -> PyResult<Step> {
         let (handle, streams) = (&self.handle, &mut self.streams);
         let sent = self.sent.get_or_insert_with(|| Sent::new(handle, std::mem::take(streams)));
