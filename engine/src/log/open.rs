@@ -75,6 +75,10 @@ pub(crate) fn open(storage: Arc<dyn Storage>, on_damage: OnDamage, visit: &mut V
         Some(manifest) => (manifest, false),
         None => (opening.create()?, true),
     };
+    if !created {
+        // The process before may have been killed between a rename and its sync: what is read here could still be lost.
+        storage.sync_directory("").map_err(|error| opening.io("sync", "", &error))?;
+    }
     opening.remove_temporary_files()?;
     if manifest.segments.is_empty() {
         return Err(opening.manifest_corruption("it names no segments").into());
@@ -208,14 +212,17 @@ impl Opening<'_> {
             };
         }
         if let [name] = segments[..]
-            && let Ok(segment) = Segment::attach(self.storage, name, Access::Read)
-            && (segment.header.sequence, segment.header.base_lsn, segment.header.generation) == (1, 0, 0)
-            && segment.rest(0)?.bytes == 0
             && !names.iter().any(|name| name == WATERMARK)
         {
-            let manifest = Manifest { store_id: segment.header.store_id, epoch: 0, segments: vec![named(&segment.header, None)] };
-            manifest.replace(self.storage).map_err(|error| self.io("write", MANIFEST, &error))?;
-            return Ok(Some(manifest));
+            match Segment::attach(self.storage, name, Access::Read) {
+                Ok(segment) if is_untouched(&segment)? => {
+                    let manifest = Manifest { store_id: segment.header.store_id, epoch: 0, segments: vec![named(&segment.header, None)] };
+                    manifest.replace(self.storage).map_err(|error| self.io("write", MANIFEST, &error))?;
+                    return Ok(Some(manifest));
+                }
+                Err(AttachProblem::Error(error)) => return Err(error),
+                _ => {}
+            }
         }
         Err(self.manifest_corruption("there are segment files, but no manifest").into())
     }
@@ -418,6 +425,12 @@ impl Opening<'_> {
         }
         Ok(true)
     }
+}
+
+/// Whether this is a store's first segment, as it was made, before any append.
+fn is_untouched(segment: &Segment) -> Result<bool> {
+    let header = &segment.header;
+    Ok((header.sequence, header.base_lsn, header.generation) == (1, 0, 0) && segment.rest(0)?.bytes == 0)
 }
 
 /// How the manifest names a segment.

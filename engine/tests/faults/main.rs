@@ -1,0 +1,8 @@
+//! The promises, under faults: power cuts, failing disks, damaged and hostile files.
+//!
+//! `EVENTUALI_SOAK=1` runs many times as many rounds.
+
+mod arrange;
+mod oracle;
+mod power_cuts;
+mod runs;

@@ -1,0 +1,175 @@
+//! Whole lives of a store, drawn by chance: opened, appended to, interrupted, opened again.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use eventuali::storage::{Failure, Fault, FaultyStorage, Mistake, OperationKind};
+use eventuali::{AppendBatch, Completion, Durability, Error, EventStore, LogStore, Receipt, Result};
+
+use crate::arrange::{Chance, event, many, one, open_with, options};
+use crate::oracle::{End, Oracle};
+
+/// What is drawn in a run beside its seed.
+#[derive(Clone, Copy)]
+pub(crate) struct Plan {
+    pub(crate) durability: Durability,
+    pub(crate) mistake: Option<Mistake>,
+    /// Whether operations fail beside the power.
+    pub(crate) failures: bool,
+    pub(crate) believes_answers: bool,
+}
+
+impl Plan {
+    pub(crate) fn of(durability: Durability) -> Self {
+        Self { durability, mistake: None, failures: false, believes_answers: true }
+    }
+
+    pub(crate) fn with_failures(self) -> Self {
+        Self { failures: true, ..self }
+    }
+}
+
+/// Runs the lives of one store; what promise was broken, if one was.
+pub(crate) fn run(plan: Plan, seed: u64) -> Result<(), String> {
+    let mut chance = Chance::new(seed);
+    let mut oracle = if plan.believes_answers { Oracle::new(plan.durability) } else { Oracle::of_readers(plan.durability) };
+    let mut storage = FaultyStorage::new(seed);
+    if let Some(mistake) = plan.mistake {
+        storage.make(mistake);
+    }
+    let mut end = End::Killed;
+    for _ in 0..2 + chance.below(3) {
+        let stops_after = if chance.once_in(4) { chance.below(25) } else { chance.below(120) };
+        storage.stop_at(storage.operations() + stops_after);
+        if plan.failures {
+            storage.inject(failure(&mut chance));
+        }
+        let next_end = if chance.once_in(3) { End::Killed } else { End::PowerCut };
+        match open_with(&storage, options(plan.durability)) {
+            Ok(store) => {
+                oracle.judge(end, &store)?;
+                append_until_it_stops(&store, &mut oracle, &mut chance)?;
+                oracle.note_what_is_seen(&store);
+                storage = next(&storage, next_end);
+                end = next_end;
+            }
+            Err(Error::Io { .. } | Error::StorageFull { .. }) => {
+                // What was lost by the end before may have been lost by this one too: the worse of the two counts.
+                storage = next(&storage, next_end);
+                end = if end == End::PowerCut { end } else { next_end };
+            }
+            Err(error) => return Err(format!("the store did not open: {error}")),
+        }
+    }
+    let store = open_with(&storage, options(plan.durability)).map_err(|error| format!("with all faults gone, the store does not open: {error}"))?;
+    oracle.judge(end, &store)?;
+    let goes_on = append_one(&store, &mut oracle, one("last", 10))?;
+    if goes_on { Ok(()) } else { Err("with all faults gone, the store takes no append".to_owned()) }
+}
+
+fn next(storage: &FaultyStorage, end: End) -> FaultyStorage {
+    match end {
+        End::Killed => storage.process_kill(),
+        End::PowerCut => storage.power_cut(),
+    }
+}
+
+fn failure(chance: &mut Chance) -> Fault {
+    let (kind, failure) = match chance.below(6) {
+        0 | 1 => (OperationKind::Sync, Failure::Device),
+        2 => (OperationKind::SyncDirectory, Failure::Device),
+        3 => (OperationKind::Write, Failure::Device),
+        4 => (OperationKind::Write, Failure::NoSpace),
+        _ => (OperationKind::SecureSpace, Failure::NoSpace),
+    };
+    let fault = Fault::on(kind).after(chance.below(20)).with(failure);
+    if chance.once_in(2) { fault.for_good() } else { fault }
+}
+
+/// A batch of any shape: one event or many, one stream or several, small or large enough to roll over.
+fn batch(chance: &mut Chance) -> AppendBatch {
+    let stream = |chance: &mut Chance| format!("stream-{}", chance.below(5));
+    match chance.below(10) {
+        0 => one(&stream(chance), 70_000),
+        1..=3 => one(&stream(chance), 20_000),
+        4 => many(&stream(chance), 2 + usize::try_from(chance.below(4)).unwrap_or(0), 300),
+        5 => {
+            let second = (0..2).map(|_| event(50)).collect();
+            many("stream-0", 2, 100).and("stream-1", "Thing", eventuali::ExpectedVersion::Any, second)
+        }
+        _ => one(&stream(chance), 40),
+    }
+}
+
+fn append_until_it_stops(store: &LogStore, oracle: &mut Oracle, chance: &mut Chance) -> Result<(), String> {
+    for (number, batch) in oracle.unsettled() {
+        if chance.once_in(2) {
+            oracle.resend(number);
+            if !oracle.answer(number, &store.append(batch).wait())? {
+                return Ok(());
+            }
+        }
+    }
+    for _ in 0..chance.below(30) {
+        let goes_on = match chance.below(8) {
+            0 => store.sync().wait().is_ok(),
+            1 => append_together(store, oracle, chance)?,
+            _ => append_one(store, oracle, batch(chance))?,
+        };
+        if !goes_on {
+            return refuses_from_now_on(store, oracle);
+        }
+    }
+    if chance.once_in(3) {
+        // It may fail: then it is as if it had not been tried.
+        let _ = store.close().wait();
+    }
+    Ok(())
+}
+
+fn append_one(store: &LogStore, oracle: &mut Oracle, batch: AppendBatch) -> Result<bool, String> {
+    let number = oracle.send(batch.clone());
+    oracle.answer(number, &store.append(batch).wait())
+}
+
+/// Appends several batches at once, so that some share a group.
+fn append_together(store: &LogStore, oracle: &mut Oracle, chance: &mut Chance) -> Result<bool, String> {
+    let batches: Vec<_> = (0..2 + chance.below(4)).map(|_| batch(chance)).collect();
+    let mut under_way: Vec<_> = batches.into_iter().map(|batch| (oracle.send(batch.clone()), begin(store.append(batch)))).collect();
+    let mut goes_on = true;
+    for (number, begun) in under_way.drain(..) {
+        let answer = match begun {
+            Begun::Answered(answer) => answer,
+            Begun::UnderWay(completion) => completion.wait(),
+        };
+        goes_on &= oracle.answer(number, &answer)?;
+    }
+    Ok(goes_on)
+}
+
+enum Begun {
+    Answered(Result<Vec<Receipt>>),
+    UnderWay(Completion<Vec<Receipt>>),
+}
+
+fn begin(mut completion: Completion<Vec<Receipt>>) -> Begun {
+    match Pin::new(&mut completion).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(answer) => Begun::Answered(answer),
+        Poll::Pending => Begun::UnderWay(completion),
+    }
+}
+
+/// After a failure nothing is acknowledged any more.
+fn refuses_from_now_on(store: &LogStore, oracle: &mut Oracle) -> Result<(), String> {
+    for _ in 0..2 {
+        let batch = one("refused", 10);
+        let number = oracle.send(batch.clone());
+        let answer = store.append(batch).wait();
+        if !matches!(answer, Err(Error::Poisoned { .. })) {
+            return Err(format!("after a failure an append ended with {answer:?}"));
+        }
+        oracle.answer(number, &answer)?;
+    }
+    Ok(())
+}
