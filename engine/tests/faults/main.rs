@@ -3,6 +3,9 @@
 //! `EVENTUALI_SOAK=1` runs many times as many rounds.
 
 mod arrange;
+mod every_operation;
 mod oracle;
+mod planted;
+mod poisoning;
 mod power_cuts;
 mod runs;

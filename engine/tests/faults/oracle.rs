@@ -126,7 +126,7 @@ impl Oracle {
         let head = events.len() as u64;
         let floor = if end == End::Killed { self.survives_kill } else { self.survives_power_cut };
         require!(head >= floor, "everything up to {floor} was promised to stay, but only {head} events are there");
-        self.require_order(events)?;
+        Self::require_order(events)?;
         let places = self.places_of_batches(events)?;
         for (number, sent) in self.sent.iter_mut().enumerate() {
             let place = places.get(&number).copied();
@@ -151,7 +151,7 @@ impl Oracle {
     }
 
     /// Positions without a gap, versions without a gap, payloads as they were sent.
-    fn require_order(&self, events: &[Event]) -> Verdict<()> {
+    fn require_order(events: &[Event]) -> Verdict<()> {
         let mut versions: HashMap<&str, u64> = HashMap::new();
         for (event, position) in events.iter().zip(1..) {
             let version = versions.entry(event.aggregate_id()).or_default();

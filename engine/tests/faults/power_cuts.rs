@@ -18,23 +18,23 @@ fn survives(plan: Plan, seeds: std::ops::Range<u64>) {
 
 #[test]
 fn with_sync_no_power_cut_loses_what_was_acknowledged() {
-    survives(Plan::of(Durability::Sync), 0..rounds(2500));
+    survives(Plan::of(Durability::Sync), 0..rounds(1500));
 }
 
 #[test]
 fn with_an_interval_a_prefix_survives_every_power_cut() {
-    survives(Plan::of(Durability::Interval(Duration::from_secs(3600))), 0..rounds(1000));
+    survives(Plan::of(Durability::Interval(Duration::from_hours(1))), 0..rounds(500));
     // So short that every other append waits for its sync.
-    survives(Plan::of(Durability::Interval(Duration::from_micros(1))), 1000..1000 + rounds(500));
+    survives(Plan::of(Durability::Interval(Duration::from_micros(1))), 1000..1000 + rounds(300));
 }
 
 #[test]
 fn with_os_a_prefix_survives_every_power_cut() {
-    survives(Plan::of(Durability::Os), 0..rounds(1500));
+    survives(Plan::of(Durability::Os), 0..rounds(800));
 }
 
 #[test]
 fn operations_that_fail_between_power_cuts_break_no_promise() {
-    survives(Plan::of(Durability::Sync).with_failures(), 10_000..10_000 + rounds(1500));
-    survives(Plan::of(Durability::Os).with_failures(), 20_000..20_000 + rounds(700));
+    survives(Plan::of(Durability::Sync).with_failures(), 10_000..10_000 + rounds(1000));
+    survives(Plan::of(Durability::Os).with_failures(), 20_000..20_000 + rounds(500));
 }

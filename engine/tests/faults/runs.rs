@@ -128,7 +128,7 @@ fn append_until_it_stops(store: &LogStore, oracle: &mut Oracle, chance: &mut Cha
     Ok(())
 }
 
-fn append_one(store: &LogStore, oracle: &mut Oracle, batch: AppendBatch) -> Result<bool, String> {
+pub(crate) fn append_one(store: &LogStore, oracle: &mut Oracle, batch: AppendBatch) -> Result<bool, String> {
     let number = oracle.send(batch.clone());
     oracle.answer(number, &store.append(batch).wait())
 }
@@ -136,24 +136,30 @@ fn append_one(store: &LogStore, oracle: &mut Oracle, batch: AppendBatch) -> Resu
 /// Appends several batches at once, so that some share a group.
 fn append_together(store: &LogStore, oracle: &mut Oracle, chance: &mut Chance) -> Result<bool, String> {
     let batches: Vec<_> = (0..2 + chance.below(4)).map(|_| batch(chance)).collect();
-    let mut under_way: Vec<_> = batches.into_iter().map(|batch| (oracle.send(batch.clone()), begin(store.append(batch)))).collect();
+    let under_way: Vec<_> = batches.into_iter().map(|batch| (oracle.send(batch.clone()), begin(store.append(batch)))).collect();
     let mut goes_on = true;
-    for (number, begun) in under_way.drain(..) {
-        let answer = match begun {
-            Begun::Answered(answer) => answer,
-            Begun::UnderWay(completion) => completion.wait(),
-        };
-        goes_on &= oracle.answer(number, &answer)?;
+    for (number, begun) in under_way {
+        goes_on &= oracle.answer(number, &begun.wait())?;
     }
     Ok(goes_on)
 }
 
-enum Begun {
+/// An append that has been handed in.
+pub(crate) enum Begun {
     Answered(Result<Vec<Receipt>>),
     UnderWay(Completion<Vec<Receipt>>),
 }
 
-fn begin(mut completion: Completion<Vec<Receipt>>) -> Begun {
+impl Begun {
+    pub(crate) fn wait(self) -> Result<Vec<Receipt>> {
+        match self {
+            Self::Answered(answer) => answer,
+            Self::UnderWay(completion) => completion.wait(),
+        }
+    }
+}
+
+pub(crate) fn begin(mut completion: Completion<Vec<Receipt>>) -> Begun {
     match Pin::new(&mut completion).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(answer) => Begun::Answered(answer),
         Poll::Pending => Begun::UnderWay(completion),
@@ -161,7 +167,7 @@ fn begin(mut completion: Completion<Vec<Receipt>>) -> Begun {
 }
 
 /// After a failure nothing is acknowledged any more.
-fn refuses_from_now_on(store: &LogStore, oracle: &mut Oracle) -> Result<(), String> {
+pub(crate) fn refuses_from_now_on(store: &LogStore, oracle: &mut Oracle) -> Result<(), String> {
     for _ in 0..2 {
         let batch = one("refused", 10);
         let number = oracle.send(batch.clone());

@@ -12,6 +12,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::{Access, Lock, Space, Storage, StorageFile};
 use crate::error::{Error, Result};
+use crate::log::manifest::MANIFEST;
 use crate::log::segment::parse_name;
 use crate::log::watermark::WATERMARK;
 use disk::{Disk, FileId, Write};
@@ -51,7 +52,19 @@ struct Machine {
 
 enum Owed {
     Sync(FileId),
-    Rename(String, String),
+    /// The name of a segment, which is to wait until the manifest that names it counts durably.
+    Rename {
+        from: String,
+        to: String,
+        manifest: Counts,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Counts {
+    NotYet,
+    Seen,
+    Durably,
 }
 
 impl FaultyStorage {
@@ -136,15 +149,7 @@ impl FaultyStorage {
             return Err(io::Error::other("the process has ended, or the power is off"));
         }
         machine.operations += 1;
-        for owed in std::mem::take(&mut machine.owed) {
-            match owed {
-                Owed::Sync(file) => machine.disk.sync(file),
-                Owed::Rename(from, to) => {
-                    machine.disk.rename(&from, &to)?;
-                    machine.disk.sync_names("");
-                }
-            }
-        }
+        machine.pay()?;
         let failure = machine.faults.iter_mut().find_map(|fault| fault.strikes(kind, name));
         Ok((machine, failure.map(|failure| failure.error(kind, name))))
     }
@@ -157,6 +162,34 @@ impl FaultyStorage {
 
     fn file(&self, name: &str, id: FileId) -> Arc<dyn StorageFile> {
         Arc::new(FaultyFile { storage: self.clone(), name: name.to_owned(), id })
+    }
+}
+
+impl Machine {
+    /// Carries out what was put off and is due.
+    fn pay(&mut self) -> io::Result<()> {
+        for owed in std::mem::take(&mut self.owed) {
+            match owed {
+                Owed::Sync(file) => self.disk.sync(file),
+                Owed::Rename { from, to, manifest: Counts::Durably } => {
+                    self.disk.rename(&from, &to)?;
+                    self.disk.sync_names("");
+                }
+                not_due @ Owed::Rename { .. } => self.owed.push(not_due),
+            }
+        }
+        Ok(())
+    }
+
+    /// The manifest was renamed, or its directory synced.
+    fn note_manifest(&mut self, before: Counts, after: Counts) {
+        for owed in &mut self.owed {
+            if let Owed::Rename { manifest, .. } = owed
+                && *manifest == before
+            {
+                *manifest = after;
+            }
+        }
     }
 }
 
@@ -187,8 +220,11 @@ impl Storage for FaultyStorage {
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut machine = self.begin_whole(OperationKind::Rename, from)?;
         if machine.mistake == Some(Mistake::ManifestBeforeSegment) && parse_name(to).is_some() {
-            machine.owed.push(Owed::Rename(from.to_owned(), to.to_owned()));
+            machine.owed.push(Owed::Rename { from: from.to_owned(), to: to.to_owned(), manifest: Counts::NotYet });
             return Ok(());
+        }
+        if to == MANIFEST {
+            machine.note_manifest(Counts::NotYet, Counts::Seen);
         }
         machine.disk.rename(from, to)
     }
@@ -210,6 +246,7 @@ impl Storage for FaultyStorage {
         if machine.mistake != Some(Mistake::SkipDirectorySync) {
             machine.disk.sync_names(folder);
         }
+        machine.note_manifest(Counts::Seen, Counts::Durably);
         Ok(())
     }
 }
