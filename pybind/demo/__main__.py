@@ -5,6 +5,7 @@ import asyncio
 import io
 import sys
 from pathlib import Path
+from typing import cast
 
 from demo.checking import MismatchError, facts_of, rebuild, replay
 from demo.importing import EVENTS_PER_APPEND, OtherDataError, import_rows
@@ -95,8 +96,7 @@ def main() -> int:
         "--store", type=Path, default=REPOSITORY / "demo-store", help="a directory (default: %(default)s)"
     )
     arguments = parser.parse_args()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")  # the bars, on a terminal with an older encoding
+    cast("io.TextIOWrapper", sys.stdout).reconfigure(encoding="utf-8")  # for the bars, where a terminal has another
     try:
         asyncio.run(run(arguments.data.resolve(), arguments.store.resolve()))
     except OtherDataError as error:

@@ -56,23 +56,24 @@ async def replay(store: EventStore, rows: Sequence[Row]) -> AsyncIterator[Domain
     position = 0
     async for event in store.read_all():
         position += 1
-        _compare_event(event, position, rows)
-        yield event
+        yield _equal_to_its_line(event, position, rows)
     if position != len(rows):
         raise MismatchError(f"{position:,} events are stored, but the data has {len(rows):,} lines")
 
 
-def _compare_event(event: DomainEvent | StoredEvent, position: int, rows: Sequence[Row]) -> None:
+def _equal_to_its_line(event: DomainEvent | StoredEvent, position: int, rows: Sequence[Row]) -> DomainEvent:
     if position > len(rows):
         raise MismatchError(f"there is an event {position:,}, but the data has {len(rows):,} lines")
     row = rows[position - 1]
     if (
-        event.position != position
+        isinstance(event, StoredEvent)
+        or event.position != position
         or event.aggregate_id != row.case
         or event.timestamp != row.at
         or event != event_of(row)
     ):
         raise MismatchError(f"event {event.position} is {event!r}, but line {position} of the data is {row}")
+    return event
 
 
 async def rebuild(store: EventStore, facts: dict[str, Facts]) -> AsyncIterator[LoanApplication]:

@@ -45,7 +45,7 @@ async def import_rows(
 
 def _stream_appends(batch: Sequence[Row], versions: Counter[str]) -> list[StreamAppend]:
     """Neighbouring lines of one application go together; `versions` counts what each application has got."""
-    appends = []
+    appends: list[StreamAppend] = []
     for case, run in groupby(batch, key=lambda row: row.case):
         lines = list(run)
         appends.append(

@@ -107,8 +107,6 @@ class DomainEvent(BaseModel):
         event_version: ClassVar[int]
         """The version of the payload's schema; of a stored event, the one with which it was stored."""
 
-        __eventuali_envelope__: StoredEvent | None
-
         def __init_subclass__(
             cls,
             *,
