@@ -185,8 +185,8 @@ def test_an_event_class_that_allows_extra_fields_is_refused() -> None:
 
 
 def test_the_examples_are_there() -> None:
-    assert UserRegistered(user_id="u", email="a@b.c").event_type == "UserRegistered"
-    assert UserEmailChanged(user_id="u", old_email="a@b.c", new_email="d@e.f").event_type == "UserEmailChanged"
+    assert UserRegistered(name="Ada", email="a@b.c").event_type == "UserRegistered"
+    assert UserEmailChanged(old_email="a@b.c", new_email="d@e.f").event_type == "UserEmailChanged"
 
 
 def test_metadata_takes_uuids_and_shows_what_is_set() -> None:

@@ -134,9 +134,7 @@ def current(cls: "type[DomainEvent]") -> "type[DomainEvent]":
     return (latest() if latest is not None else None) or cls
 
 
-def resolve(
-    aggregate: "type[Aggregate] | None", aggregate_type: str, event_type: str
-) -> "type[DomainEvent] | None":
+def resolve(aggregate: "type[Aggregate] | None", aggregate_type: str, event_type: str) -> "type[DomainEvent] | None":
     """The class of a stored event; `None` if no class is known for it.
 
     First by the handlers of the aggregate that is being loaded, then by those of the classes of its aggregate type, then

@@ -24,12 +24,29 @@ _TRUSTED: Final = frozenset({"bool", "date", "decimal", "int", "none", "str", "t
 """Kinds of which every value comes back equal. (Of integers, those beyond 4,300 digits do not; the payload shows them.)"""
 
 _CONTAINERS: Final = frozenset(
-    {"default", "definition-ref", "definitions", "frozenset", "list", "model-field", "model-fields", "nullable", "set", "tuple"}
+    {
+        "default",
+        "definition-ref",
+        "definitions",
+        "frozenset",
+        "list",
+        "model-field",
+        "model-fields",
+        "nullable",
+        "set",
+        "tuple",
+    }
 )
 """Kinds that are as trustworthy as what they contain."""
 
 _KEYS: Final = frozenset({"str", "int", "uuid", "date"})
 """Kinds that come back equal as the keys of an object."""
+
+_SAME_PLACE: Final = frozenset({"default", "model", "model-field", "model-fields", "nullable"})
+"""Kinds whose content is the value itself."""
+
+_ITEM: Final = "[]"
+"""In a path: something within a container."""
 
 _MUTABLE: Final = frozenset({"any", "dataclass", "dict", "list", "set", "typed-dict"})
 
@@ -92,7 +109,9 @@ def _reader(cls: type[DomainEvent]) -> tuple[Callable[..., DomainEvent], bool]:
 def _ignoring_extras(schema: Any) -> Any:  # noqa: ANN401
     if isinstance(schema, dict):
         return {
-            key: "ignore" if value == "forbid" and key in {"extra_fields_behavior", "extra_behavior"} else _ignoring_extras(value)
+            key: "ignore"
+            if value == "forbid" and key in {"extra_fields_behavior", "extra_behavior"}
+            else _ignoring_extras(value)
             for key, value in schema.items()
             if key != "metadata"
         }
@@ -150,7 +169,8 @@ class _Look:
         if schema.get("extras_schema") is not None or schema.get("extra_behavior") == "allow":
             self._refuse(path, "it allows extra fields, and unknown stored fields are ignored")
         for child, name in _children(schema):
-            self._at(child, (*path, name) if name else path, inherits=inherits)
+            inside = name or ("" if kind in _SAME_PLACE else _ITEM)
+            self._at(child, (*path, inside) if inside else path, inherits=inherits)
 
     def _at_class(self, schema: Mapping[str, Any]) -> bool:
         cls = schema["cls"]
@@ -180,7 +200,7 @@ class _Look:
             self.trusted = False
 
     def _refuse(self, path: tuple[str, ...], reason: str) -> None:
-        raise _refusal(self._cls, ".".join(path), reason)
+        raise _refusal(self._cls, ".".join(part for part in path if part != _ITEM), reason)
 
 
 def _children(schema: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str]]:
@@ -238,7 +258,7 @@ def check(event: DomainEvent, payload: bytes) -> None:
     for name in cls.__pydantic_fields__:
         mine, read = event.__dict__.get(name), back.__dict__.get(name)
         if not same(mine, read):
-            raise _refusal(cls, name, f"{mine!r:.100} would come back as {read!r:.100}")
+            raise _refusal(cls, name, f"{_shown(mine)} would come back as {_shown(read)}")
 
 
 def _overlong_field(event: DomainEvent) -> str | None:
@@ -287,10 +307,22 @@ def _same_leaf(one: Any, two: Any) -> bool:  # noqa: ANN401
         return type(one) is type(two) and one == two
     if isinstance(one, float) and isinstance(two, float) and math.isnan(one):
         return math.isnan(two)
-    if isinstance(one, datetime) and isinstance(two, datetime) and one.utcoffset() is not None and two.utcoffset() is not None:
+    if (
+        isinstance(one, datetime)
+        and isinstance(two, datetime)
+        and one.utcoffset() is not None
+        and two.utcoffset() is not None
+    ):
         # Within a repeated hour, moments of different time zones never compare equal, so they are compared in UTC.
         return one.astimezone(timezone.utc) == two.astimezone(timezone.utc)
     return bool(one == two)
+
+
+def _shown(value: object) -> str:
+    try:
+        return f"{value!r:.100}"
+    except ValueError:  # an integer of too many digits
+        return f"a value of type {type(value).__name__}"
 
 
 def _first_line(error: Exception) -> str:

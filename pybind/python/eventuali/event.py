@@ -151,11 +151,15 @@ class DomainEvent(BaseModel):
                 f"declare a field for them, such as `extra: dict[str, str]`"
             )
         if isinstance(formerly, str):
-            raise DefinitionError(f"formerly={formerly!r} of {cls.__name__} is a string; write formerly=({formerly!r},)")
+            raise DefinitionError(
+                f"formerly={formerly!r} of {cls.__name__} is a string; write formerly=({formerly!r},)"
+            )
         if type(event_version) is not int or not 1 <= event_version <= _SCHEMA_VERSION_MAX:
             raise DefinitionError(f"event_version={event_version!r} of {cls.__name__} is not a number from 1 on")
         cls.__eventuali_explicit__ = event_type is not None
-        cls.__eventuali_event_type__ = _registry.check_name("event_type", cls.__name__ if event_type is None else event_type)
+        cls.__eventuali_event_type__ = _registry.check_name(
+            "event_type", cls.__name__ if event_type is None else event_type
+        )
         cls.__eventuali_event_version__ = event_version
         cls.__eventuali_formerly__ = tuple(_registry.check_name("a name in formerly=", name) for name in formerly)
         cls.__eventuali_example__ = cls.__module__ == __name__
@@ -254,7 +258,9 @@ def refuse_hidden(cls: type, reserved: tuple[str, ...], names: "Mapping[str, obj
         cure = f'name it otherwise and keep its name in the payload: `my_{name}: ... = Field(alias="{name}")`'
         if name in ("event_type", "event_version"):
             cure = f"set it as a class keyword: `class {cls.__name__}(DomainEvent, {name}=...)`, or {cure}"
-        raise DefinitionError(f"{cls.__name__}.{name} would hide what every such object has under that name; {cure}", field=name)
+        raise DefinitionError(
+            f"{cls.__name__}.{name} would hide what every such object has under that name; {cure}", field=name
+        )
 
 
 def _slot_of(event: DomainEvent) -> StoredEvent | str | None:
@@ -296,13 +302,12 @@ def _with_envelope(event: _EventT, envelope: StoredEvent | str | None) -> _Event
 class UserRegistered(DomainEvent):
     """An example: someone registered."""
 
-    user_id: str
+    name: str
     email: str
 
 
 class UserEmailChanged(DomainEvent):
     """An example: someone's address changed."""
 
-    user_id: str
     old_email: str
     new_email: str
