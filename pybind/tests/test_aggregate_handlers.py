@@ -2,6 +2,7 @@ import re
 from pathlib import Path
 
 import pytest
+from typing_extensions import override
 
 from eventuali._handlers import handles, method_name, snake_case
 from eventuali.aggregate import Aggregate
@@ -63,6 +64,7 @@ def test_handlers_are_found_along_the_base_classes_of_the_event() -> None:
 
 def test_a_subclass_of_an_aggregate_may_override_a_marked_handler() -> None:
     class Quiet(Walker):
+        @override
         def note(self, event: Jumped | Rested) -> None:
             self.log = [*self.log, "shh"]
 
@@ -188,7 +190,7 @@ def test_explicit_duplicates_fail_at_definition() -> None:
 
 def test_an_explicit_name_is_free_again_when_its_class_is_gone() -> None:
     def define(name: str) -> None:
-        type(name, (DomainEvent,), {"__module__": __name__, "__qualname__": name}, event_type="duplicate.gone")  # type: ignore[call-overload]
+        type(name, (DomainEvent,), {"__module__": __name__, "__qualname__": name}, event_type="duplicate.gone")
 
     define("First")
     define("Second")

@@ -1,6 +1,7 @@
 import copy
 import pickle
-from datetime import datetime, timedelta, timezone
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
@@ -70,14 +71,15 @@ def test_type_and_version_are_not_inherited() -> None:
 def test_an_event_is_frozen_and_refuses_unknown_fields() -> None:
     event = Paid(amount=Decimal(1))
     with pytest.raises(ValidationError):
-        event.amount = Decimal(2)  # type: ignore[misc]
+        event.amount = Decimal(2)
     with pytest.raises(ValidationError):
-        Paid(amount=Decimal(1), note="x")  # type: ignore[call-arg]
+        Paid(amount=Decimal(1), note="x")
 
 
 def test_events_are_equal_by_type_and_payload() -> None:
     assert an_applied_event() == an_applied_event() == Paid(amount=Decimal("1.50"))
-    assert Paid(amount=Decimal(1)) != Refunded(amount=Decimal(1))
+    events: list[DomainEvent] = [Paid(amount=Decimal(1)), Refunded(amount=Decimal(1))]
+    assert events[0] != events[1]
     assert hash(an_applied_event()) == hash(Paid(amount=Decimal("1.50")))
 
 
@@ -94,7 +96,7 @@ def test_applying_gives_everything_but_position_and_metadata() -> None:
     assert event.event_id.version == 7
     assert (event.aggregate_id, event.aggregate_type, event.aggregate_version) == ("payment-1", "Payment", 1)
     assert event.timestamp.utcoffset() == timedelta(0)
-    assert abs(datetime.now(timezone.utc) - event.timestamp) < timedelta(minutes=1)
+    assert abs(datetime.now(UTC) - event.timestamp) < timedelta(minutes=1)
     for part in ("position", "metadata"):
         with pytest.raises(EnvelopeError, match="stored"):
             getattr(event, part)
@@ -120,7 +122,7 @@ def test_the_stored_envelope_equals_the_one_that_apply_gave() -> None:
 
 
 @pytest.mark.parametrize("make", [an_applied_event, a_stored_event])
-def test_the_envelope_survives_copy_deepcopy_and_pickle(make: "type[Paid]") -> None:
+def test_the_envelope_survives_copy_deepcopy_and_pickle(make: Callable[[], Paid]) -> None:
     event = make()
     for twin in (copy.copy(event), copy.deepcopy(event), pickle.loads(pickle.dumps(event))):  # noqa: S301
         assert twin == event
@@ -158,9 +160,10 @@ def test_the_way_out_of_a_hidden_name_works() -> None:
     class Measured(DomainEvent):
         ts: datetime = Field(alias="timestamp")
 
-    when = datetime(2024, 5, 1, tzinfo=timezone.utc)
-    assert Measured(ts=when) == Measured(timestamp=when)  # type: ignore[call-arg]
-    assert b'"timestamp"' in Measured.__pydantic_serializer__.to_json(Measured(ts=when))
+    when = datetime(2024, 5, 1, tzinfo=UTC)
+    measured = Measured(timestamp=when)
+    assert measured == Measured.model_validate({"ts": when})
+    assert b'"timestamp"' in Measured.__pydantic_serializer__.to_json(measured)
 
 
 def test_an_event_type_assigned_in_the_body_is_refused_with_the_keyword() -> None:
@@ -171,12 +174,12 @@ def test_an_event_type_assigned_in_the_body_is_refused_with_the_keyword() -> Non
 @pytest.mark.parametrize("name", ["", "$own", "a\0b", "x" * 513])
 def test_an_event_type_that_no_store_can_hold_is_refused(name: str) -> None:
     with pytest.raises(DefinitionError):
-        type("Wrong", (DomainEvent,), {"__module__": __name__}, event_type=name)  # type: ignore[call-overload]
+        type("Wrong", (DomainEvent,), {"__module__": __name__}, event_type=name)
 
 
 def test_formerly_as_a_plain_string_is_refused() -> None:
     with pytest.raises(DefinitionError, match=r"\('OrderSent',\)"):
-        type("Wrong", (DomainEvent,), {"__module__": __name__}, formerly="OrderSent")  # type: ignore[call-overload]
+        type("Wrong", (DomainEvent,), {"__module__": __name__}, formerly="OrderSent")
 
 
 def test_an_event_class_that_allows_extra_fields_is_refused() -> None:
@@ -185,8 +188,8 @@ def test_an_event_class_that_allows_extra_fields_is_refused() -> None:
 
 
 def test_the_examples_are_there() -> None:
-    assert UserRegistered(name="Ada", email="a@b.c").event_type == "UserRegistered"
-    assert UserEmailChanged(old_email="a@b.c", new_email="d@e.f").event_type == "UserEmailChanged"
+    assert UserRegistered(user_id="u", email="a@b.c").event_type == "UserRegistered"
+    assert UserEmailChanged(user_id="u", old_email="a@b.c", new_email="d@e.f").event_type == "UserEmailChanged"
 
 
 def test_metadata_takes_uuids_and_shows_what_is_set() -> None:

@@ -58,7 +58,8 @@ def handles(*events: type[DomainEvent]) -> Callable[[_Method], _Method]:
     Raises:
         DefinitionError: If anything but classes of events is given.
     """
-    if not events or not all(isinstance(event, type) and issubclass(event, DomainEvent) for event in events):  # pyright: ignore[reportUnnecessaryIsInstance]
+    given: tuple[object, ...] = events
+    if not given or not all(isinstance(event, type) and issubclass(event, DomainEvent) for event in given):
         raise DefinitionError("@handles takes the event classes that the method handles, such as @handles(OrderPlaced)")
 
     def mark(method: _Method) -> _Method:

@@ -152,11 +152,9 @@ def resolve(aggregate: "type[Aggregate] | None", aggregate_type: str, event_type
             return found
     if len(candidates) <= 1:
         return candidates[0] if candidates else None
-    by_type: list[type[DomainEvent]] = []
-    for other in _aggregates.get(aggregate_type):
-        if other is not aggregate and (claimed := _by_handlers(other, candidates, event_type)) is not None:
-            by_type.append(claimed)
-    return _only(by_type or candidates, event_type)
+    others = (other for other in _aggregates.get(aggregate_type) if other is not aggregate)
+    claimed = [cls for other in others if (cls := _by_handlers(other, candidates, event_type)) is not None]
+    return _only(claimed or candidates, event_type)
 
 
 def _by_handlers(

@@ -9,8 +9,8 @@ import dataclasses
 import enum
 import math
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime, timezone
-from typing import Any, Final, NamedTuple, cast
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import SchemaError, SchemaValidator
@@ -18,13 +18,13 @@ from pydantic_core import SchemaError, SchemaValidator
 from eventuali.errors import SerializationError
 from eventuali.event import SETTINGS, DomainEvent, Value
 
-_READ: Final = {"extra": "ignore"}
+_FIELDS: Final = frozenset({"dataclass-field", "model-field", "typed-dict-field"})
 
-_TRUSTED: Final = frozenset({"bool", "date", "decimal", "int", "none", "str", "timedelta", "uuid"})
-"""Kinds of which every value comes back equal. (Of integers, those beyond 4,300 digits do not; the payload shows them.)"""
+_MOMENTS: Final = frozenset({"datetime", "time"})
 
-_CONTAINERS: Final = frozenset(
-    {
+_TRUSTED: Final = _MOMENTS | {
+    *("bool", "date", "decimal", "int", "none", "str", "timedelta", "uuid"),
+    *(
         "default",
         "definition-ref",
         "definitions",
@@ -34,10 +34,13 @@ _CONTAINERS: Final = frozenset(
         "model-fields",
         "nullable",
         "set",
-        "tuple",
-    }
-)
-"""Kinds that are as trustworthy as what they contain."""
+    ),
+    "tuple",
+}
+"""Kinds of which every value comes back equal, if what they contain does.
+
+(Of integers, those beyond 4,300 digits do not; the payload shows them.)
+"""
 
 _KEYS: Final = frozenset({"str", "int", "uuid", "date"})
 """Kinds that come back equal as the keys of an object."""
@@ -84,7 +87,7 @@ def plan_of(cls: type[DomainEvent]) -> Plan:
     if not cls.__pydantic_complete__:
         cls.model_rebuild()
     look = _Look(cls)
-    look.at_model(cast("Mapping[str, Any]", cls.__pydantic_core_schema__))
+    look.at_model(cls.__pydantic_core_schema__)
     return Plan(
         cls.event_type,
         cls.event_version,
@@ -144,30 +147,18 @@ class _Look:
 
     def _at(self, schema: Mapping[str, Any], path: tuple[str, ...], *, inherits: bool) -> None:
         kind = schema["type"]
-        if "serialization" in schema or schema.get("strict") or kind in {"dataclass", "call"}:
-            self.trusted = False
         if kind in _REFUSED:
             self._refuse(path, f"it is {_REFUSED[kind]}")
-        self.mutable |= kind in _MUTABLE
-        if kind in {"model", "dataclass"}:
-            inherits = self._at_class(schema)
-        elif kind in {"model-field", "typed-dict-field", "dataclass-field"}:
-            self._at_field(schema, path)
-        elif kind in {"datetime", "time"}:
-            self._at_moment(path)
-        elif kind == "dict":
-            keys = schema.get("keys_schema", {"type": "any"})
-            self.trusted &= keys["type"] in _KEYS and "values_schema" in schema
-        elif kind in {"float", "bytes"}:
-            self.trusted &= inherits
-        elif kind == "enum":
-            self.trusted &= all(type(member.value) in {int, str} for member in schema["members"])
-        elif kind == "literal":
-            self.trusted &= all(type(each) in {int, str, bool, type(None)} for each in schema["expected"])
-        elif kind not in _TRUSTED and kind not in _CONTAINERS:
-            self.trusted = False
         if schema.get("extras_schema") is not None or schema.get("extra_behavior") == "allow":
             self._refuse(path, "it allows extra fields, and unknown stored fields are ignored")
+        if kind in {"model", "dataclass"}:
+            inherits = self._at_class(schema)
+        elif kind in _FIELDS:
+            self._at_field(schema, path)
+        elif kind in _MOMENTS:
+            self._at_moment(path)
+        self.mutable |= kind in _MUTABLE
+        self.trusted &= _is_trusted(schema, inherits=inherits)
         for child, name in _children(schema):
             inside = name or ("" if kind in _SAME_PLACE else _ITEM)
             self._at(child, (*path, inside) if inside else path, inherits=inherits)
@@ -177,8 +168,6 @@ class _Look:
         if cls is not self._cls:
             self.nested.append(cls)
         self.mutable |= not getattr(cls, "model_config", {}).get("frozen")
-        if schema.get("custom_init") or schema.get("post_init"):
-            self.trusted = False
         own = issubclass(cls, (DomainEvent, Value))
         return own and SETTINGS.items() <= {**cls.model_config, "frozen": True}.items()
 
@@ -201,6 +190,25 @@ class _Look:
 
     def _refuse(self, path: tuple[str, ...], reason: str) -> None:
         raise _refusal(self._cls, ".".join(part for part in path if part != _ITEM), reason)
+
+
+def _is_trusted(schema: Mapping[str, Any], *, inherits: bool) -> bool:
+    """Whether every value of a kind comes back equal, as far as its content does."""
+    if "serialization" in schema or schema.get("strict"):
+        return False
+    judge = _JUDGES.get(schema["type"])
+    return schema["type"] in _TRUSTED or (judge is not None and judge(schema, inherits))
+
+
+_JUDGES: Final[dict[str, Callable[[Mapping[str, Any], bool], bool]]] = {
+    "bytes": lambda _, inherits: inherits,
+    "float": lambda _, inherits: inherits,
+    "dict": lambda schema, _: "values_schema" in schema and schema.get("keys_schema", {}).get("type") in _KEYS,
+    "enum": lambda schema, _: all(type(member.value) in {int, str} for member in schema["members"]),
+    "literal": lambda schema, _: all(type(each) in {int, str, bool, type(None)} for each in schema["expected"]),
+    "model": lambda schema, _: not (schema.get("custom_init") or schema.get("post_init")),
+}
+"""Kinds of which some can be trusted; with whether the settings of events hold for them."""
 
 
 def _children(schema: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str]]:
@@ -248,7 +256,7 @@ def check(event: DomainEvent, payload: bytes) -> None:
     """
     cls = type(event)
     try:
-        back = cls.__pydantic_validator__.validate_json(payload, **_READ)
+        back = cls.__pydantic_validator__.validate_json(payload, extra="ignore")
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         field = str(first["loc"][0]) if first["loc"] else _overlong_field(event)
@@ -266,7 +274,9 @@ def _overlong_field(event: DomainEvent) -> str | None:
     serializer, validator = type(event).__pydantic_serializer__, type(event).__pydantic_validator__
     for name in type(event).__pydantic_fields__:
         try:
-            validator.validate_json(serializer.to_json(event, round_trip=True, by_alias=True, include={name}), **_READ)
+            validator.validate_json(
+                serializer.to_json(event, round_trip=True, by_alias=True, include={name}), extra="ignore"
+            )
         except ValidationError as error:
             if any(each["type"] == "json_invalid" for each in error.errors(include_url=False, include_context=False)):
                 return name
@@ -314,7 +324,7 @@ def _same_leaf(one: Any, two: Any) -> bool:  # noqa: ANN401
         and two.utcoffset() is not None
     ):
         # Within a repeated hour, moments of different time zones never compare equal, so they are compared in UTC.
-        return one.astimezone(timezone.utc) == two.astimezone(timezone.utc)
+        return one.astimezone(UTC) == two.astimezone(UTC)
     return bool(one == two)
 
 

@@ -1,21 +1,21 @@
 """Aggregates: things with an identity, whose state is what their events made of it."""
 
 import enum
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
-from typing_extensions import Self, Unpack, override
+from typing_extensions import Unpack, override
 
 from eventuali import _registry
 from eventuali._eventuali import AggregateCore
-from eventuali._handlers import Handlers, handles
+from eventuali._handlers import Handlers, handles, method_name
 from eventuali.errors import AggregateUsageError, FieldNotSetError
-from eventuali.event import DomainEvent, refuse_hidden
+from eventuali.event import DomainEvent, own_annotations, refuse_hidden
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -80,13 +80,28 @@ class Aggregate(_State):
     if TYPE_CHECKING:
         __eventuali_core__: AggregateCore
 
+        @override
         def __init_subclass__(cls, *, aggregate_type: str | None = None, **config: Unpack[ConfigDict]) -> None: ...
+
+        def __init__(self, *, id: str | UUID | None = None) -> None: ...  # noqa: A002  # the name that reads best
+
     else:
+
+        def __init__(self, /, *, id: str | UUID | None = None, **state: object) -> None:  # noqa: A002
+            if state:
+                raise AggregateUsageError(
+                    f"{type(self).__name__}() was given {', '.join(state)}, but its state comes from its events: construct "
+                    f"it with its id or nothing, and apply an event",
+                    aggregate_type=type(self).aggregate_type,
+                )
+            _begin(self, AggregateCore(type(self), id))
+
+        __init__.__pydantic_base_init__ = True  # so that validating a state does not call it
 
         def __init_subclass__(cls, **keywords: object) -> None:
             # Before pydantic collects the fields, which would warn about a hidden attribute instead of explaining it.
-            refuse_hidden(cls, _RESERVED, cls.__dict__.get("__annotations__", {}))
-            refuse_hidden(cls, ("aggregate_type",), cls.__dict__)
+            refuse_hidden(cls, _RESERVED, own_annotations(cls))
+            refuse_hidden(cls, ("aggregate_type",), vars(cls))
             super().__init_subclass__()
 
         @classmethod
@@ -100,17 +115,6 @@ class Aggregate(_State):
             _choose_assignment(cls)
             cls.__eventuali_defaults__ = None
             _registry.register_aggregate(cls)
-
-    def __init__(self, /, *, id: str | UUID | None = None, **state: object) -> None:  # noqa: A002
-        if state:
-            raise AggregateUsageError(
-                f"{type(self).__name__}() was given {', '.join(state)}, but its state comes from its events: construct "
-                f"it with its id or nothing, and apply an event",
-                aggregate_type=type(self).aggregate_type,
-            )
-        _begin(self, AggregateCore(type(self), id))
-
-    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # pydantic: validating a state does not call it
 
     @property
     def id(self) -> str:
@@ -260,8 +264,6 @@ def begin_load(cls: Any, core: AggregateCore) -> Any:  # noqa: ANN401
 
 def missing_handler(cls: type[Aggregate], event: type[DomainEvent]) -> tuple[str, str]:
     """The method that would handle an event, and a message that says so."""
-    from eventuali._handlers import method_name
-
     method = method_name(event)
     return method, (
         f"{cls.__name__} has no handler for {event.__name__}: write "

@@ -97,6 +97,7 @@ class EventualiError(Exception):
 
     _facts: ClassVar[frozenset[str]] = frozenset()
 
+    @override
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         cls._facts = cls._facts | inspect.get_annotations(cls).keys()

@@ -1,11 +1,11 @@
 """Events: what happened, as frozen pydantic models."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
-from typing_extensions import Self, Unpack, override
+from typing_extensions import Unpack, override
 
 from eventuali import _registry
 from eventuali._eventuali import EventMetadata, StoredEvent, replayed_envelope
@@ -107,6 +107,7 @@ class DomainEvent(BaseModel):
         event_version: ClassVar[int]
         """The version of the payload's schema; of a stored event, the one with which it was stored."""
 
+        @override
         def __init_subclass__(
             cls,
             *,
@@ -128,9 +129,14 @@ class DomainEvent(BaseModel):
 
         __init__.__pydantic_base_init__ = True  # so that validating does not call it
 
+        @classmethod
+        def model_construct(cls, _fields_set: set[str] | None = None, **values: object) -> Self:
+            """An event without validation: whether it comes back equal is checked when it is applied."""
+            return _with_envelope(super().model_construct(_fields_set, **values), UNVALIDATED)
+
         def __init_subclass__(cls, **keywords: object) -> None:
             # Before pydantic collects the fields, which would warn about a hidden attribute instead of explaining it.
-            refuse_hidden(cls, _ENVELOPE, {**cls.__dict__, **cls.__dict__.get("__annotations__", {})})
+            refuse_hidden(cls, _ENVELOPE, {**vars(cls), **own_annotations(cls)})
             super().__init_subclass__()
 
     @classmethod
@@ -182,7 +188,7 @@ class DomainEvent(BaseModel):
 
     @property
     def aggregate_version(self) -> int:
-        """Its place within its aggregate: 1, 2, 3, …"""
+        """Its place within its aggregate: 1, 2, 3 and so on."""
         return _envelope(self, "aggregate_version").aggregate_version
 
     @property
@@ -223,12 +229,6 @@ class DomainEvent(BaseModel):
         copied = super().model_copy(update=update, deep=deep)
         return _with_envelope(copied, UNVALIDATED if update else None)
 
-    @classmethod
-    @override
-    def model_construct(cls, _fields_set: set[str] | None = None, **values: Any) -> Self:
-        """An event without validation: whether it comes back equal is checked when it is applied."""
-        return _with_envelope(super().model_construct(_fields_set, **values), UNVALIDATED)
-
 
 Event = DomainEvent
 """The other name of `DomainEvent`."""
@@ -244,6 +244,12 @@ _ENVELOPE: Final = (
     "position",
     "metadata",
 )
+
+
+def own_annotations(cls: type) -> dict[str, object]:
+    """What a class annotates itself, unresolved."""
+    annotations: dict[str, object] = vars(cls).get("__annotations__", {})
+    return annotations
 
 
 def refuse_hidden(cls: type, reserved: tuple[str, ...], names: "Mapping[str, object]") -> None:
@@ -265,9 +271,10 @@ def refuse_hidden(cls: type, reserved: tuple[str, ...], names: "Mapping[str, obj
 
 def _slot_of(event: DomainEvent) -> StoredEvent | str | None:
     try:
-        return _read_slot(event)
+        envelope: StoredEvent | str | None = _read_slot(event)
     except AttributeError:  # never set: either it is being loaded, or it was validated from something
         return replayed_envelope(event)
+    return envelope
 
 
 def _envelope_of(event: DomainEvent) -> StoredEvent | None:
@@ -302,12 +309,13 @@ def _with_envelope(event: _EventT, envelope: StoredEvent | str | None) -> _Event
 class UserRegistered(DomainEvent):
     """An example: someone registered."""
 
-    name: str
+    user_id: str
     email: str
 
 
 class UserEmailChanged(DomainEvent):
     """An example: someone's address changed."""
 
+    user_id: str
     old_email: str
     new_email: str
