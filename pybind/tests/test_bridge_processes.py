@@ -94,11 +94,14 @@ def test_a_dead_writers_lock_is_gone_although_its_child_lives(tmp_path: Path) ->
         from tests.counting import counted
         store = EventStore.create(sys.argv[1])
         store.save(counted(1))
+        here, there = os.pipe()
         if os.fork() == 0:
+            os.write(there, b"alive")  # until it has run, the child is the writer's twin, with all its descriptors
             os.close(1)
             os.close(2)
             time.sleep(60)
             os._exit(0)
+        os.read(here, 5)
         print("ready", flush=True)
         time.sleep(60)
         """,
