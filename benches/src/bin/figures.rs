@@ -1,0 +1,50 @@
+//! Prints every figure of the engine beside the bare limit of the same run.
+//!
+//! `figures [PART]...` prints only the parts whose names begin so: written, synced, futures, threads, reading, memory.
+
+use std::path::Path;
+use std::time::Instant;
+
+use eventuali_benches::Result;
+use eventuali_benches::figures::{Place, concurrent, memory, reading, written};
+use eventuali_benches::report::{Row, table};
+
+type Part = fn(&Place) -> Result<Vec<Row>>;
+
+const PARTS: [(&str, &str, Part); 6] = [
+    ("written", "One writer, handed to the operating system", written::os_batches),
+    ("synced", "One writer, on disk", written::synced),
+    ("futures", "Many futures on one thread, on disk", |place| {
+        Ok(vec![concurrent::futures(place, 64, 150_000.0)?, concurrent::futures(place, 512, 500_000.0)?])
+    }),
+    ("threads", "Many threads, on disk", |place| Ok(vec![concurrent::threads(place, 64)?])),
+    ("reading", "Reading", |place| {
+        let mut rows = reading::replay_and_open(place, 2_000_000, 100)?;
+        rows.extend(reading::replay_and_open(place, 1_000_000, 1)?);
+        Ok(rows)
+    }),
+    ("memory", "Memory", memory::index),
+];
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [argument, path] = &arguments[..]
+        && argument == memory::ARGUMENT
+    {
+        return memory::tell(Path::new(path));
+    }
+    let start = Instant::now();
+    let place = Place::new()?;
+    println!("Load of the machine at the start: {}", load());
+    for (name, title, part) in PARTS {
+        if arguments.is_empty() || arguments.iter().any(|argument| name.starts_with(argument)) {
+            print!("{}", table(title, &part(&place)?));
+        }
+    }
+    println!("\nLoad of the machine at the end: {}; {:.0} s in all", load(), start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn load() -> String {
+    std::fs::read_to_string("/proc/loadavg").map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+}

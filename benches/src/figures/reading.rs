@@ -1,0 +1,75 @@
+//! Replay and open, against bare scans of the same bytes.
+
+use std::hint::black_box;
+use std::path::Path;
+
+use eventuali::{Durability, EventStore, ReadAll};
+
+use super::Place;
+use crate::Result;
+use crate::bare::{bytes_of, scan_blocks, scan_frames, segments};
+use crate::measure::{Pair, Samples, float, rate};
+use crate::report::{Row, events_per_second, percent};
+use crate::workload::{Ids, PAYLOAD_BYTES, Shape, fill, open};
+
+/// How many turns each side has.
+const TURNS: usize = 5;
+
+/// Replay of everything and open, of a store whose events were appended in batches of this size.
+///
+/// # Errors
+/// Those of the store and the file system.
+pub fn replay_and_open(place: &Place, events: usize, batch: usize) -> Result<Vec<Row>> {
+    let path = place.path(&format!("read-{batch}"));
+    fill(&path, Shape { events, batch, aggregates: 20_000, payload_bytes: PAYLOAD_BYTES, ids: Ids::Growing })?;
+    let rows = of_store(&path, events, batch);
+    std::fs::remove_dir_all(&path)?;
+    rows
+}
+
+fn of_store(path: &Path, events: usize, batch: usize) -> Result<Vec<Row>> {
+    let segments = segments(path)?;
+    let bytes = usize::try_from(bytes_of(&segments)?)?;
+    let (mut replay, mut opening, mut blocks) = (Pair::default(), Pair::default(), Samples::default());
+    scan_blocks(&segments)?;
+    for _ in 0..TURNS {
+        let store = opening.ours.time(|| open(path, Durability::Os))?;
+        let scanned = replay.limit.time(|| scan_frames(&segments))?;
+        let read = replay.ours.time(|| {
+            let mut count = 0;
+            for event in store.read_all(ReadAll::new()) {
+                black_box(event?.payload());
+                count += 1;
+            }
+            Ok(count)
+        })?;
+        if (scanned, read) != (events as u64, events) {
+            return Err(format!("{events} events were written, {scanned} scanned, {read} read").into());
+        }
+        opening.limit.time(|| scan_frames(&segments))?;
+        blocks.time(|| scan_blocks(&segments))?;
+        store.close().wait()?;
+    }
+    let terms = format!("any durability, payload {PAYLOAD_BYTES} bytes, {} bytes on disk, batches of {batch}, page cache warm", bytes / events);
+    let row = |what: String, pair: &Pair| Row {
+        what,
+        terms: terms.clone(),
+        ours: speed(events, bytes, pair.ours.median().as_secs_f64()),
+        limit: format!("bare verified scan: {}", speed(events, bytes, pair.limit.median().as_secs_f64())),
+        ratio: format!(
+            "{} of the limit; {} of a checksum over whole blocks of 1 MiB ({})",
+            percent(pair.share()),
+            percent(blocks.median().as_secs_f64() / pair.ours.median().as_secs_f64()),
+            events_per_second(rate(events, blocks.median()))
+        ),
+        bar: Some(("at least 50 %".to_owned(), pair.share() >= 0.5)),
+    };
+    Ok(vec![
+        row(format!("replay of {events} events, every checksum verified"), &replay),
+        row(format!("open of a store of {events} events, by scanning it"), &opening),
+    ])
+}
+
+fn speed(events: usize, bytes: usize, seconds: f64) -> String {
+    format!("{} ({:.2} GB/s)", events_per_second(float(events) / seconds), float(bytes) / seconds / 1e9)
+}
