@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::codec::{Body, BodyLayout};
+use crate::codec::{Body, BodyHead, BodyLayout};
 use crate::error::{Error, Result};
 use crate::version::{AggregateVersion, Position};
 
@@ -157,7 +157,8 @@ impl EventMetadata {
     /// Whether nothing is set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        let Self { causation_id, correlation_id, user_id, headers } = self;
+        causation_id.is_none() && correlation_id.is_none() && user_id.is_none() && headers.is_empty()
     }
 }
 
@@ -241,7 +242,7 @@ impl Event {
         timestamp: Timestamp,
     ) -> Result<Self> {
         let mut bytes = Vec::new();
-        Body::encode(&mut bytes, stream, aggregate_type, event)?;
+        BodyHead::new(stream, aggregate_type, &event.event_type)?.encode(&mut bytes, event)?;
         let body = BodyLayout::parse(&bytes, 0, bytes.len()).map_err(|reason| Error::Serialization { reason: reason.to_owned() })?;
         Ok(Self { block: bytes.into(), body, position, version, timestamp })
     }

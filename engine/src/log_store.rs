@@ -180,8 +180,7 @@ fn take_in(index: &mut Index, segment: &Segment, frame: &Frame<'_>) -> Result<()
         let key = StreamKey { tenant: names.tenant, aggregate_id: names.aggregate_id };
         let stream = index.stream_or_new(&key, names.aggregate_type)?;
         let kind = index.kind(stream, names.event_type);
-        index.push(stream, kind, body.id(), frame.header.lsn + at as u64);
-        if index.version(stream) != entry.version {
+        if index.push(stream, kind, body.id(), frame.header.lsn + at as u64) != entry.version {
             return Err(fail("an event's version does not follow from the one before it"));
         }
     }

@@ -15,14 +15,18 @@ pub(super) struct Entry {
     pub(super) kind: u16,
 }
 
-#[derive(Default)]
 struct Chunk {
     base_lsn: u64,
-    /// LSN of the event's entry, as its distance from the base in units of 8 bytes.
-    places: Vec<u32>,
-    previous: Vec<u32>,
-    jumps: Vec<u32>,
+    slots: Vec<Slot>,
     kinds: Vec<u16>,
+}
+
+#[derive(Clone, Copy)]
+struct Slot {
+    /// LSN of the event's entry, as its distance from the base in units of 8 bytes.
+    place: u32,
+    previous: u32,
+    jump: u32,
 }
 
 /// The entries of all events, by their position.
@@ -45,14 +49,38 @@ fn jump_length(depth: u64) -> u64 {
     0
 }
 
+/// How many events of a stream are before its last one, in the form that tells how far each jumps: the terms 1, 3, 7, … that
+/// add up to that number, of which only the smallest may stand twice.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Depth(u32);
+
+impl Depth {
+    /// The highest bit says that the smallest term stands twice; bit n, that the term 2^(n+1) - 1 is there.
+    const TWICE: u32 = 1 << 31;
+
+    /// Goes on to the next event; whether its jump goes back to the one before, because the smallest term is 1.
+    fn next(&mut self) -> bool {
+        if self.0 & Self::TWICE == 0 {
+            self.0 |= if self.0 & 1 == 0 { 1 } else { Self::TWICE };
+            return true;
+        }
+        // Two equal terms and the new event are the next larger term.
+        let terms = self.0 & !Self::TWICE;
+        let smallest = terms & terms.wrapping_neg();
+        let others = terms ^ smallest;
+        let larger = smallest << 1;
+        self.0 = if others & larger == 0 { others | larger } else { others | Self::TWICE };
+        false
+    }
+}
+
 impl Events {
     pub(super) fn new(first_position: u64) -> Self {
         Self { first_position, chunks: Vec::new(), count: 0 }
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        let chunk =
-            |chunk: &Chunk| chunk.places.capacity() * 4 + chunk.previous.capacity() * 4 + chunk.jumps.capacity() * 4 + chunk.kinds.capacity() * 2;
+        let chunk = |chunk: &Chunk| chunk.slots.capacity() * size_of::<Slot>() + chunk.kinds.capacity() * 2;
         self.chunks.capacity() * size_of::<Chunk>() + self.chunks.iter().map(chunk).sum::<usize>()
     }
 
@@ -77,21 +105,22 @@ impl Events {
         (&self.chunks[index as usize / CHUNK], index as usize % CHUNK)
     }
 
-    /// Takes in the next event: the one after `previous` in a stream that had `version` events.
-    pub(super) fn push(&mut self, entry: Entry, previous: Option<u32>, version: u64) -> u32 {
+    /// Takes in the next event: the one after `previous` in a stream, whose depth is that of `previous` and becomes its own.
+    pub(super) fn push(&mut self, entry: Entry, previous: Option<u32>, depth: &mut Depth) -> u32 {
         let index = self.count;
         let (previous, jump) = match previous {
             None => (index, index),
-            Some(previous) if jump_length(version) == 1 => (previous, previous),
+            Some(previous) if depth.next() => (previous, previous),
             Some(previous) => (previous, self.jump(self.jump(previous))),
         };
         if (index as usize).is_multiple_of(CHUNK) {
-            self.chunks.push(Chunk { base_lsn: entry.lsn, ..Chunk::default() });
+            // The first chunk grows with a small store; the later ones are taken whole.
+            let capacity = if self.chunks.is_empty() { 0 } else { CHUNK };
+            self.chunks.push(Chunk { base_lsn: entry.lsn, slots: Vec::with_capacity(capacity), kinds: Vec::with_capacity(capacity) });
         }
         if let Some(chunk) = self.chunks.last_mut() {
-            chunk.places.push(u32::try_from((entry.lsn - chunk.base_lsn) / 8).unwrap_or(u32::MAX));
-            chunk.previous.push(previous);
-            chunk.jumps.push(jump);
+            let place = u32::try_from((entry.lsn - chunk.base_lsn) / 8).unwrap_or(u32::MAX);
+            chunk.slots.push(Slot { place, previous, jump });
             chunk.kinds.push(entry.kind);
         }
         self.count += 1;
@@ -100,17 +129,17 @@ impl Events {
 
     pub(super) fn previous(&self, index: u32) -> u32 {
         let (chunk, at) = self.chunk(index);
-        chunk.previous[at]
+        chunk.slots[at].previous
     }
 
     fn jump(&self, index: u32) -> u32 {
         let (chunk, at) = self.chunk(index);
-        chunk.jumps[at]
+        chunk.slots[at].jump
     }
 
     pub(super) fn location(&self, index: u32) -> Location {
         let (chunk, at) = self.chunk(index);
-        Location { position: self.position(index), lsn: chunk.base_lsn + u64::from(chunk.places[at]) * 8 }
+        Location { position: self.position(index), lsn: chunk.base_lsn + u64::from(chunk.slots[at].place) * 8 }
     }
 
     /// The event at version `wanted` of the stream whose event at `version` is `index`.
@@ -136,7 +165,7 @@ impl Events {
         loop {
             let (chunk, within) = self.chunk(index(at));
             if wanted(chunk.kinds[within]) {
-                out.push(Location { position: at, lsn: chunk.base_lsn + u64::from(chunk.places[within]) * 8 });
+                out.push(Location { position: at, lsn: chunk.base_lsn + u64::from(chunk.slots[within].place) * 8 });
             }
             if at == end || out.len() == limit {
                 return at;
@@ -153,7 +182,7 @@ mod tests {
     #[test]
     fn any_version_of_any_stream_is_found_in_few_steps() {
         let mut events = Events::new(1);
-        let mut streams: Vec<Vec<u32>> = vec![Vec::new(); 3];
+        let mut streams: Vec<(Vec<u32>, Depth)> = vec![(Vec::new(), Depth::default()); 3];
         for number in 0..5000_u64 {
             let stream = if number % 7 == 0 {
                 0
@@ -162,11 +191,11 @@ mod tests {
             } else {
                 2
             };
-            let versions: &mut Vec<u32> = &mut streams[stream];
-            let index = events.push(Entry { lsn: number * 64, kind: 0 }, versions.last().copied(), versions.len() as u64);
+            let (versions, depth) = &mut streams[stream];
+            let index = events.push(Entry { lsn: number * 64, kind: 0 }, versions.last().copied(), depth);
             versions.push(index);
         }
-        for versions in &streams {
+        for (versions, _) in &streams {
             let (tip, version) = (*versions.last().expect("events"), versions.len() as u64);
             for wanted in 1..=version {
                 assert_eq!(events.ancestor(tip, version, wanted), versions[usize::try_from(wanted).expect("small") - 1]);
@@ -178,5 +207,9 @@ mod tests {
     fn jumps_grow_with_the_depth() {
         let lengths: Vec<u64> = (0..16).map(jump_length).collect();
         assert_eq!(lengths, [0, 1, 1, 3, 1, 1, 3, 7, 1, 1, 3, 1, 1, 3, 7, 15]);
+        let mut depth = Depth::default();
+        for number in 1..100_000 {
+            assert_eq!(depth.next(), jump_length(number) == 1, "{number}");
+        }
     }
 }

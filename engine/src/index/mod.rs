@@ -120,14 +120,16 @@ impl Index {
         if self.events.has_room_for(count) { Ok(()) } else { Err(full("number of events held in the index")) }
     }
 
-    /// Takes in the next event of the log.
-    pub(crate) fn push(&mut self, stream: StreamId, kind: KindId, id: Uuid, lsn: u64) {
+    /// Takes in the next event of the log, and gives its version.
+    pub(crate) fn push(&mut self, stream: StreamId, kind: KindId, id: Uuid, lsn: u64) -> u64 {
         let slot = self.streams.get_mut(stream);
         let previous = (slot.version > 0).then_some(slot.tip);
-        let index = self.events.push(Entry { lsn, kind: kind.0 }, previous, slot.version);
+        let index = self.events.push(Entry { lsn, kind: kind.0 }, previous, &mut slot.depth);
         slot.version += 1;
         slot.tip = index;
+        let version = slot.version;
         self.ids.push(id, self.events.position(index));
+        version
     }
 
     /// Where an id may be stored already.

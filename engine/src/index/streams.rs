@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, Hasher};
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
+use super::events::Depth;
 use crate::event::StreamKey;
 
 /// How much memory for names is taken at once.
@@ -22,6 +23,8 @@ pub(super) struct Stream {
     pub(super) version: u64,
     /// The index of its last event; means nothing while the version is 0.
     pub(super) tip: u32,
+    /// How deep in the stream its last event is.
+    pub(super) depth: Depth,
     pub(super) aggregate_type: u32,
     name: Name,
 }
@@ -93,7 +96,7 @@ impl Streams {
         if (number as usize).is_multiple_of(CHUNK) {
             self.chunks.push(Vec::new());
         }
-        self.chunks.last_mut()?.push(Stream { version: 0, tip: 0, aggregate_type, name });
+        self.chunks.last_mut()?.push(Stream { version: 0, tip: 0, depth: Depth::default(), aggregate_type, name });
         let Self { hasher, table, chunks, names, .. } = self;
         table.insert_unique(hash(hasher, tenant, id), number, |number| {
             let (tenant, id) = name_of(names, slot(chunks, *number).name);

@@ -409,17 +409,19 @@ impl RecordEntry {
         (checksum(seed, &bytes[..at::CHECKSUM]) == sum).then(|| Self::decode_trusted(bytes))
     }
 
-    fn encode(&self, seed: u32, out: &mut [u8]) {
+    fn encode(&self, seed: u32) -> [u8; record_entry::BYTES] {
         use record_entry as at;
-        put(out, at::BODY_OFFSET, self.body_offset.to_le_bytes());
-        put(out, at::BODY_BYTES, self.body_bytes.to_le_bytes());
-        put(out, at::BODY_CHECKSUM, self.body_checksum.to_le_bytes());
-        put(out, at::POSITION_DELTA, self.position_delta.to_le_bytes());
-        put(out, at::VERSION, self.version.to_le_bytes());
-        put(out, at::TIMESTAMP, self.timestamp.to_le_bytes());
-        put(out, at::FLAGS, self.flags.to_le_bytes());
+        let mut out = [0; at::BYTES];
+        put(&mut out, at::BODY_OFFSET, self.body_offset.to_le_bytes());
+        put(&mut out, at::BODY_BYTES, self.body_bytes.to_le_bytes());
+        put(&mut out, at::BODY_CHECKSUM, self.body_checksum.to_le_bytes());
+        put(&mut out, at::POSITION_DELTA, self.position_delta.to_le_bytes());
+        put(&mut out, at::VERSION, self.version.to_le_bytes());
+        put(&mut out, at::TIMESTAMP, self.timestamp.to_le_bytes());
+        put(&mut out, at::FLAGS, self.flags.to_le_bytes());
         let sum = checksum(seed, &out[..at::CHECKSUM]);
-        put(out, at::CHECKSUM, sum.to_le_bytes());
+        put(&mut out, at::CHECKSUM, sum.to_le_bytes());
+        out
     }
 }
 
@@ -459,13 +461,14 @@ impl FrameContext {
     pub(crate) fn events(&self, out: &mut Vec<u8>, entries: &[RecordEntry], bodies: &[u8]) -> u32 {
         let start = out.len();
         let table_end = start + frame_header::BYTES + entries.len() * record_entry::BYTES;
-        out.resize(table_end, 0);
+        out.reserve(table_end - start + bodies.len() + frame_header::BYTES);
+        out.resize(start + frame_header::BYTES, 0);
         let mut body_at = table_end;
         let narrow = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
         for (index, entry) in entries.iter().enumerate() {
             let entry_at = start + frame_header::BYTES + index * record_entry::BYTES;
             let placed = RecordEntry { body_offset: narrow(body_at - entry_at), position_delta: narrow(index), ..*entry };
-            placed.encode(self.seed, &mut out[entry_at..entry_at + record_entry::BYTES]);
+            out.extend_from_slice(&placed.encode(self.seed));
             body_at += entry.body_bytes as usize;
         }
         let table_checksum = checksum(TABLE_SEED, &out[start + frame_header::BYTES..]);

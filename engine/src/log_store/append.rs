@@ -5,13 +5,13 @@ use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
 
 use super::read::read_locations;
-use crate::codec::{Body, check_stream};
+use crate::codec::{BodyHead, check_stream};
 use crate::error::{Error, EventIdProblem, Result};
 use crate::event::{Event, StreamKey};
 use crate::index::{Candidates, IdLookup, Index, KindId};
-use crate::log::format::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BODY_SEED, RecordEntry, checksum, frame_header, record_entry};
+use crate::log::format::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BODY_SEED, RecordEntry, body, checksum, frame_header, record_entry};
 use crate::log::writer::{Decider, Decision, Place, Writer};
-use crate::store::{AppendBatch, Durability, Receipt};
+use crate::store::{AppendBatch, Durability, Receipt, StreamAppend};
 use crate::version::{AggregateVersion, ExpectedVersion, Position};
 
 /// The events of a batch are few enough to compare each id with each other.
@@ -22,6 +22,8 @@ pub(crate) struct Request {
     tenant: String,
     streams: Vec<StreamPart>,
     events: Vec<EventPart>,
+    /// The event types, one for each run of equal ones in a stream's part.
+    event_types: Vec<String>,
     entries: Vec<RecordEntry>,
     bodies: Vec<u8>,
     durability: Durability,
@@ -46,7 +48,8 @@ struct StreamPart {
 
 struct EventPart {
     id: Uuid,
-    event_type: String,
+    /// Its number among the request's types.
+    event_type: usize,
     timestamp: Option<i64>,
 }
 
@@ -61,8 +64,9 @@ impl Request {
         let mut request = Self {
             streams: Vec::with_capacity(appends.len()),
             events: Vec::with_capacity(count),
+            event_types: Vec::new(),
             entries: Vec::with_capacity(count),
-            bodies: Vec::new(),
+            bodies: Vec::with_capacity(bodies_bytes(&tenant, &appends)),
             durability,
             absent_up_to: 0,
             to_look: Vec::new(),
@@ -70,13 +74,22 @@ impl Request {
             known: None,
             tenant,
         };
-        for stream in appends {
+        for mut stream in appends {
             let key = StreamKey { tenant: &request.tenant, aggregate_id: &stream.aggregate_id };
             check_stream(&key, &stream.aggregate_type)?;
             let events = u32::try_from(stream.events.len()).unwrap_or(u32::MAX);
-            for event in stream.events {
+            let mut head = None;
+            for event in &mut stream.events {
                 let start = request.bodies.len();
-                Body::encode(&mut request.bodies, &key, &stream.aggregate_type, &event)?;
+                let head = match &head {
+                    Some(head) if request.event_types.last() == Some(&event.event_type) => head,
+                    _ => {
+                        let new = BodyHead::new(&key, &stream.aggregate_type, &event.event_type)?;
+                        request.event_types.push(std::mem::take(&mut event.event_type));
+                        &*head.insert(new)
+                    }
+                };
+                head.encode(&mut request.bodies, event)?;
                 let body = &request.bodies[start..];
                 if request.bodies.len() > BATCH_BYTES_MAX {
                     return Err(Error::LimitExceeded {
@@ -87,7 +100,8 @@ impl Request {
                 }
                 let body_bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
                 request.entries.push(RecordEntry { body_bytes, body_checksum: checksum(BODY_SEED, body), ..RecordEntry::default() });
-                request.events.push(EventPart { id: event.id, event_type: event.event_type, timestamp: event.timestamp.map(|time| time.0) });
+                let event_type = request.event_types.len() - 1;
+                request.events.push(EventPart { id: event.id, event_type, timestamp: event.timestamp.map(|time| time.0) });
             }
             let first = request.streams.len();
             request.streams.push(StreamPart {
@@ -197,6 +211,15 @@ impl Request {
     }
 }
 
+/// How long the bodies of a batch will be, but for metadata and tags, and no more than a batch may have.
+fn bodies_bytes(tenant: &str, appends: &[StreamAppend]) -> usize {
+    let stream_bytes = |stream: &StreamAppend| {
+        let same = body::NAMES + tenant.len() + stream.aggregate_id.len() + stream.aggregate_type.len();
+        stream.events.iter().map(|event| same + event.event_type.len() + event.data.as_bytes().len()).sum::<usize>()
+    };
+    appends.iter().map(stream_bytes).sum::<usize>().min(BATCH_BYTES_MAX)
+}
+
 fn type_error(part: &StreamPart, stored: &str) -> Error {
     Error::AggregateType { aggregate_id: part.aggregate_id.clone(), stored: stored.to_owned(), requested: part.aggregate_type.clone() }
 }
@@ -275,8 +298,8 @@ impl Deciding {
         self.index.has_room_for(request.events.len())?;
         let mut receipts = Vec::with_capacity(request.streams.len());
         let mut number = 0;
-        let mut last_kind: Option<(usize, usize, KindId)> = None;
-        for (part_number, part) in request.streams.iter().enumerate() {
+        let mut last_kind: Option<(usize, KindId)> = None;
+        for part in &request.streams {
             let key = StreamKey { tenant: &request.tenant, aggregate_id: &part.aggregate_id };
             if part.events == 0 {
                 let version = self.index.stream(&key).map_or(0, |stream| self.index.version(stream));
@@ -287,18 +310,13 @@ impl Deciding {
             for _ in 0..part.events {
                 let event = &request.events[number];
                 let kind = match last_kind {
-                    Some((same, like, kind))
-                        if request.events[like].event_type == event.event_type && request.streams[same].aggregate_type == part.aggregate_type =>
-                    {
-                        kind
-                    }
-                    _ => self.index.kind(stream, &event.event_type),
+                    Some((event_type, kind)) if event_type == event.event_type => kind,
+                    _ => self.index.kind(stream, &request.event_types[event.event_type]),
                 };
-                last_kind = Some((part_number, number, kind));
+                last_kind = Some((event.event_type, kind));
                 let lsn = place.lsn + (frame_header::BYTES + number * record_entry::BYTES) as u64;
-                self.index.push(stream, kind, event.id, lsn);
                 let entry = &mut request.entries[number];
-                entry.version = self.index.version(stream);
+                entry.version = self.index.push(stream, kind, event.id, lsn);
                 entry.timestamp = event.timestamp.unwrap_or(place.commit_time);
                 number += 1;
             }
