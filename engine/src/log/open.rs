@@ -111,7 +111,7 @@ pub(crate) fn rebuild_manifest(storage: &dyn Storage) -> Result<()> {
     }
     let mut segments: Vec<ManifestSegment> = Vec::new();
     let mut store_id = None;
-    let mut chain: Option<Chain> = None;
+    let mut epoch = 0;
     for (sequence, generation) in names {
         let name = file_name(sequence, generation);
         let segment = Segment::attach(storage, &name, Access::Read).map_err(|problem| opening.unattachable(&name, sequence, 0, problem))?;
@@ -121,8 +121,8 @@ pub(crate) fn rebuild_manifest(storage: &dyn Storage) -> Result<()> {
                 .corruption(0, 0, "the segment belongs to another store than the ones before it; move it out of the directory")
                 .into());
         }
-        let before = chain.unwrap_or_else(|| first_chain(&header));
-        let scan = segment.scan(&before, &mut |_, _| Ok(()))?;
+        // Each by itself: whether they continue each other is judged when the store is opened.
+        let scan = segment.scan(&first_chain(&header), &mut |_, _| Ok(()))?;
         segments.push(ManifestSegment {
             sequence,
             generation,
@@ -130,10 +130,10 @@ pub(crate) fn rebuild_manifest(storage: &dyn Storage) -> Result<()> {
             base_position: header.base_position,
             end_lsn: scan.seal.map(|_| scan.chain.lsn),
         });
-        chain = Some(scan.chain);
+        epoch = epoch.max(scan.chain.epoch);
     }
     opening.quarantine_file(MANIFEST)?;
-    let manifest = Manifest { store_id: store_id.unwrap_or_default(), epoch: chain.map_or(0, |chain| chain.epoch), segments };
+    let manifest = Manifest { store_id: store_id.unwrap_or_default(), epoch, segments };
     manifest.replace(storage).map_err(|error| opening.io("write", MANIFEST, &error))
 }
 

@@ -62,7 +62,7 @@ impl OpenOptions {
     }
 
     /// Opens a damaged store for reading up to the damage: reading across it is an error, and appends are refused. A store
-    /// that is not damaged opens as usual.
+    /// that is not damaged opens as usual; one that is damaged from its first byte on is refused all the same.
     #[must_use]
     pub fn read_up_to_damage(mut self) -> Self {
         self.read_up_to_damage = true;

@@ -4,12 +4,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{Found, OnDamage, Opening, Outcome, Settled, named};
+use super::{Found, OnDamage, Opening, Outcome, Settled, named, new_segment};
 use crate::error::{Error, Result};
 use crate::log::manifest::{MANIFEST, Manifest};
 use crate::log::recovery::Verdict;
-use crate::log::segment::{Segment, file_name};
-use crate::log::storage::{Access, StorageFile};
+use crate::log::segment::{FIRST_FRAME, Segment, file_name};
+use crate::log::storage::{Access, Space, StorageFile};
 use crate::log::watermark::{Mark, WATERMARK, Watermark};
 use crate::version::Position;
 
@@ -36,6 +36,8 @@ impl Opening<'_> {
         let last_good = Position(found.chain.position - 1);
         match (found.damage.clone(), self.on_damage) {
             (Some(damage), OnDamage::Refuse) => return Err(damage.into()),
+            // Without a segment there is nothing to read.
+            (Some(damage), OnDamage::ReadUpTo) if found.segments.is_empty() => return Err(damage.into()),
             (Some(damage), OnDamage::ReadUpTo) => {
                 settled.outcome = Outcome::Damaged(damage);
                 return Ok(settled);
@@ -96,8 +98,19 @@ impl Opening<'_> {
                 .map_err(|problem| self.unattachable(&last.name, last.header.sequence, 0, problem))?;
             cut(&writable, found.chain.lsn)?;
             *last = Arc::new(writable);
+        } else {
+            found.segments.push(Arc::new(self.first_segment(found, epoch_floor).map_err(|error| self.io("create a segment in", "", &error))?));
         }
         manifest_of(found, epoch_floor).replace(self.storage).map_err(|error| self.io("write", MANIFEST, &error))
+    }
+
+    /// A segment to go on with where none is left. No file has its name.
+    fn first_segment(&self, found: &Found, epoch: u32) -> io::Result<Segment> {
+        let sequence = found.manifest.segments.last().map_or(1, |last| last.sequence + 1);
+        let header = new_segment(found.manifest.store_id, sequence, epoch, &found.chain, 0);
+        let segment = Segment::prepare(self.storage, header, FIRST_FRAME, Space::Written)?;
+        segment.publish(self.storage)?;
+        Ok(segment)
     }
 
     fn quarantine_rest(&self, segment: &Segment, end_lsn: u64, bytes: u64) -> Result<()> {
