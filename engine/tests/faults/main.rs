@@ -3,9 +3,14 @@
 //! `EVENTUALI_SOAK=1` runs many times as many rounds.
 
 mod arrange;
+mod bits;
 mod every_operation;
+mod files;
+mod hostile;
 mod oracle;
 mod planted;
 mod poisoning;
 mod power_cuts;
 mod runs;
+mod truncation;
+mod ways_out;

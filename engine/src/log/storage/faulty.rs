@@ -136,6 +136,14 @@ impl FaultyStorage {
         self.machine.lock().mistake = Some(mistake);
     }
 
+    /// Flips one bit of a file, as a failing disk does.
+    ///
+    /// # Panics
+    /// If there is no such file or bit.
+    pub fn rot(&self, name: &str, bit: usize) {
+        self.machine.lock().disk.flip(name, bit);
+    }
+
     /// All files as processes see them, by name.
     #[must_use]
     pub fn files(&self) -> BTreeMap<String, Vec<u8>> {

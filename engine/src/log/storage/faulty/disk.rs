@@ -105,6 +105,13 @@ impl Disk {
         self.names.iter().map(|(name, file)| (name.clone(), self.files[file.0].seen.clone())).collect()
     }
 
+    pub(super) fn flip(&mut self, name: &str, bit: usize) {
+        let contents = &mut self.files[self.names[name].0];
+        for bytes in [&mut contents.seen, &mut contents.durable] {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
     pub(super) fn find(&self, name: &str) -> io::Result<FileId> {
         self.names.get(name).copied().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no file {name:?}")))
     }
