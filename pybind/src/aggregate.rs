@@ -153,11 +153,19 @@ impl PyAggregate {
         let count = usize::try_from(stored).unwrap_or(usize::MAX).min(state.pending.len());
         let Some(sent) = state.in_doubt.take_if(|sent| sent.events <= count) else { return };
         let first = state.stored_version() + 1;
-        let done: Vec<_> = state.pending.drain(..sent.events).collect();
-        drop(state);
-        for (version, pending) in (first..).zip(&done) {
+        let mark = |version: u64, pending: &Pending| {
             let position = Position(receipt.position.0 - (receipt.version.0 - version));
             pending.envelope.get().mark_stored(position, AggregateVersion(version), &sent.metadata);
+        };
+        if sent.events == 1 {
+            // The usual case keeps the place for the next one.
+            let done = state.pending.remove(0);
+            drop(state);
+            mark(first, &done);
+        } else {
+            let done: Vec<_> = state.pending.drain(..sent.events).collect();
+            drop(state);
+            (first..).zip(&done).for_each(|(version, pending)| mark(version, pending));
         }
     }
 

@@ -306,6 +306,17 @@ impl PyEvent {
         Ok(format!("StoredEvent({}, aggregate_id={}{version}, {place})", text(self.event_type())?, text(self.aggregate_id())?))
     }
 
+    fn _repr_html_<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let (py, this) = (slf.py(), slf.get());
+        let rows = PyDict::new(py);
+        for part in ["event_type", "aggregate_type", "aggregate_id", "aggregate_version", "position", "timestamp", "data"] {
+            if let Ok(value) = slf.getattr(part) {
+                rows.set_item(part, value)?;
+            }
+        }
+        py.import("eventuali._notebook")?.getattr("table")?.call1((this.event_type(), rows))
+    }
+
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (State,))> {
         let (py, this) = (slf.py(), slf.get());
         let stored = this.stored(py)?;

@@ -19,6 +19,8 @@ pub(crate) struct EventClass {
     pub(crate) event_type: Arc<str>,
     pub(crate) event_version: u32,
     to_json: Py<PyAny>,
+    /// Whether it writes such events without being told how.
+    plain: bool,
     validate_json: Py<PyAny>,
     /// Whether it ignores unknown fields without being told to.
     lenient: bool,
@@ -68,13 +70,14 @@ impl EventClass {
         if !class.is_subclass(domain.event_base.bind(py))? {
             return Err(PyTypeError::new_err(format!("{} is not an event; give an object of a subclass of DomainEvent", class.qualname()?)));
         }
-        let plan = domain.plan_of.bind(py).call1((class,))?;
-        let (event_type, event_version, to_json, validate_json, lenient, check_each, mutable, moments, nested) = plan.extract::<Plan>()?;
+        let found = domain.plan_of.bind(py).call1((class,))?;
+        let (event_type, event_version, to_json, plain, validate_json, lenient, check_each, mutable, moments, nested) = found.extract::<Plan>()?;
         let found = Arc::new(Self {
             class: class.clone().unbind(),
             event_type: event_type.into(),
             event_version,
             to_json,
+            plain,
             validate_json,
             lenient,
             check_each: AtomicBool::new(check_each),
@@ -94,9 +97,14 @@ impl EventClass {
     pub(crate) fn serialize<'py>(&self, event: &Bound<'py, PyAny>, validated: bool) -> PyResult<Bound<'py, PyBytes>> {
         let py = event.py();
         let domain = Domain::get(py)?;
+        let to_json = self.to_json.bind(py);
         // Asking pydantic to be wary costs more than all the rest, so it is asked only where there may be a reason.
-        let settings = if self.mutable || !validated { &domain.writing_warily } else { &domain.writing };
-        let payload = match self.to_json.bind(py).call((event,), Some(settings.bind(py))) {
+        let written = match (self.mutable || !validated, self.plain) {
+            (true, _) => to_json.call((event,), Some(domain.writing_warily.bind(py))),
+            (false, true) => to_json.call1((event,)),
+            (false, false) => to_json.call((event,), Some(domain.writing.bind(py))),
+        };
+        let payload = match written {
             Ok(payload) => payload.cast_into::<PyBytes>()?,
             Err(failure) if failure.is_instance_of::<PyException>(py) => {
                 return Ok(domain.payload_of.bind(py).call1((event, failure.value(py)))?.cast_into()?);
@@ -161,4 +169,4 @@ impl EventClass {
     }
 }
 
-type Plan = (String, u32, Py<PyAny>, Py<PyAny>, bool, bool, bool, Vec<Py<PyString>>, Vec<Py<PyType>>);
+type Plan = (String, u32, Py<PyAny>, bool, Py<PyAny>, bool, bool, bool, Vec<Py<PyString>>, Vec<Py<PyType>>);

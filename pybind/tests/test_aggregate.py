@@ -280,6 +280,16 @@ def test_repr_is_short_and_useful() -> None:
     assert repr(an_order()).startswith("Order(id='order-42', version=1, status=<OrderStatus.PLACED")
 
 
+def test_notebooks_get_a_small_table() -> None:
+    store, order = a_store_with_three_events()
+    with store:
+        (batch,) = store.read(order.id).batches()
+        first = next(iter(store.read(order.id)))
+        assert order._repr_html_().startswith("<table><caption>Order</caption>")
+        assert batch[0]._repr_html_().startswith("<table><caption>OrderPlaced</caption>")
+        assert "position" in first._repr_html_()
+
+
 def a_store_with_three_events() -> tuple[EventStore, Order]:
     store = EventStore.create("memory://")
     order = an_order()

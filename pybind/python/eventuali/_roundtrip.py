@@ -65,6 +65,8 @@ class Plan(NamedTuple):
     event_type: str
     event_version: int
     to_json: Callable[..., bytes]
+    plain: bool
+    """Whether `to_json` needs no settings: there is nothing in the event that would be written in another way."""
     validate_json: Callable[..., DomainEvent]
     lenient: bool
     """Whether `validate_json` ignores unknown fields by itself; else it has to be told, which takes longer."""
@@ -92,6 +94,7 @@ def plan_of(cls: type[DomainEvent]) -> Plan:
         cls.event_type,
         cls.event_version,
         cls.__pydantic_serializer__.to_json,
+        look.trusted and not look.nested and not cls.__pydantic_decorators__.computed_fields,
         *_reader(cls),
         not look.trusted,
         look.mutable,

@@ -14,6 +14,7 @@ from typing_extensions import Unpack, override
 from eventuali import _registry
 from eventuali._eventuali import AggregateCore
 from eventuali._handlers import Handlers, handles, method_name
+from eventuali._notebook import shortened, table
 from eventuali.errors import AggregateUsageError, FieldNotSetError
 from eventuali.event import DomainEvent, own_annotations, refuse_hidden
 
@@ -183,10 +184,14 @@ class Aggregate(_State):
 
     @override
     def __repr__(self) -> str:
-        fields = "".join(f", {name}={value!r}" for name, value in self.__dict__.items())
+        fields = "".join(f", {name}={shortened(value)}" for name, value in self.__dict__.items())
         return f"{type(self).__name__}(id={self.id!r}, version={self.version}{fields})"
 
     __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        envelope = {"id": self.id, "version": self.version, "pending events": len(self.pending_events)}
+        return table(type(self).__name__, {**envelope, **self.__dict__})
 
 
 _Defaults = tuple[dict[str, Any], list[tuple[str, Callable[[dict[str, Any]], Any]]]]

@@ -9,6 +9,7 @@ from typing_extensions import Unpack, override
 
 from eventuali import _registry
 from eventuali._eventuali import EventMetadata, StoredEvent, replayed_envelope
+from eventuali._notebook import table
 from eventuali.errors import DefinitionError, EnvelopeError
 
 if TYPE_CHECKING:
@@ -205,6 +206,10 @@ class DomainEvent(BaseModel):
     def metadata(self) -> EventMetadata:
         """Causation, correlation, user and headers; there once it is stored."""
         return _envelope(self, "metadata").metadata
+
+    def _repr_html_(self) -> str:
+        parts = {name: getattr(self, name) for name in _ENVELOPE if hasattr(self, name)}
+        return table(type(self).__name__, {**self.__dict__, **parts})
 
     @override
     def __copy__(self) -> Self:
