@@ -3,6 +3,7 @@
 //! The engine's threads only post keys into the loop's [`Mailbox`]; the loop's own thread fetches them and sets all futures in one go.
 
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -41,10 +42,14 @@ enum Slot {
     Busy {
         again: bool,
     },
-    Parked {
-        job: Box<dyn Job>,
-        future: Py<PyAny>,
-    },
+    Parked(Waiting),
+}
+
+/// A job that waits, who wants its answer, and how the engine wakes it.
+struct Waiting {
+    job: Box<dyn Job>,
+    future: Py<PyAny>,
+    waker: Waker,
 }
 
 /// What became of a job that was to wait.
@@ -131,7 +136,8 @@ impl EventLoop {
     /// Carries `job` on with a waker of this loop, and keeps it if it has to wait.
     pub(crate) fn park(&self, py: Python<'_>, mut job: Box<dyn Job>) -> PyResult<Parked> {
         let key = self.slots.lock().take();
-        let stepped = job.step(py, &Waiter::Wake(&self.mailbox.waker(key)));
+        let waker = self.mailbox.waker(key);
+        let stepped = job.step(py, &Waiter::Wake(&waker));
         if let Ok(Step::Wait) = stepped {
             let future = self.new_future(py);
             let mut slots = self.slots.lock();
@@ -139,7 +145,7 @@ impl EventLoop {
                 slots.give_back(key);
                 return future.map(Parked::Future);
             };
-            slots.slots[key] = Slot::Parked { job, future: future.clone_ref(py) };
+            slots.slots[key] = Slot::Parked(Waiting { job, future: future.clone_ref(py), waker });
             return Ok(Parked::Future(future));
         }
         self.slots.lock().give_back(key);
@@ -158,14 +164,14 @@ impl EventLoop {
 
     /// Carries on what waits under `key`, if it can.
     fn carry_on(&self, py: Python<'_>, key: usize) {
-        let Some((mut job, future)) = self.slots.lock().begin(key) else { return };
-        let abandoned = future.call_method0(py, intern!(py, "done")).and_then(|done| done.extract::<bool>(py)).unwrap_or(true);
-        let outcome = if abandoned { None } else { Some(job.step(py, &Waiter::Wake(&self.mailbox.waker(key)))) };
+        let Some(mut waiting) = self.slots.lock().begin(key) else { return };
+        let abandoned = waiting.future.call_method0(py, intern!(py, "done")).and_then(|done| done.extract::<bool>(py)).unwrap_or(true);
+        let outcome = if abandoned { None } else { Some(waiting.job.step(py, &Waiter::Wake(&waiting.waker))) };
         let again = match outcome {
-            Some(Ok(step @ (Step::Wait | Step::Turn))) => self.slots.lock().park(key, job, future) || matches!(step, Step::Turn),
+            Some(Ok(step @ (Step::Wait | Step::Turn))) => self.slots.lock().park(key, waiting) || matches!(step, Step::Turn),
             Some(outcome) => {
                 self.slots.lock().give_back(key);
-                settle(py, &future, outcome);
+                settle(py, &waiting.future, outcome);
                 false
             }
             None => {
@@ -280,10 +286,10 @@ impl Slots {
     }
 
     /// Takes out what is parked under `key`; a key that was posted too often finds nothing.
-    fn begin(&mut self, key: usize) -> Option<(Box<dyn Job>, Py<PyAny>)> {
+    fn begin(&mut self, key: usize) -> Option<Waiting> {
         let slot = self.slots.get_mut(key)?;
         match std::mem::replace(slot, Slot::Busy { again: false }) {
-            Slot::Parked { job, future } => Some((job, future)),
+            Slot::Parked(waiting) => Some(waiting),
             Slot::Busy { .. } => {
                 *slot = Slot::Busy { again: true };
                 None
@@ -296,8 +302,8 @@ impl Slots {
     }
 
     /// Keeps a job that has to wait on; true if it was woken while it was carried on.
-    fn park(&mut self, key: usize, job: Box<dyn Job>, future: Py<PyAny>) -> bool {
-        matches!(std::mem::replace(&mut self.slots[key], Slot::Parked { job, future }), Slot::Busy { again: true })
+    fn park(&mut self, key: usize, waiting: Waiting) -> bool {
+        matches!(std::mem::replace(&mut self.slots[key], Slot::Parked(waiting)), Slot::Busy { again: true })
     }
 }
 

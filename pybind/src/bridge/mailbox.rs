@@ -1,11 +1,7 @@
 //! How the commit thread tells an event loop that operations are done, without touching the interpreter.
 
 #[cfg(unix)]
-use std::io::{Read, Write};
-#[cfg(unix)]
-use std::os::fd::{AsRawFd, RawFd};
-#[cfg(unix)]
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::task::{Wake, Waker};
 use std::time::Duration;
@@ -30,21 +26,45 @@ struct State {
     stopped: bool,
 }
 
-/// A connection to ourselves, whose readable end an event loop watches.
+/// A descriptor that an event loop watches, and what makes it readable. Neither ever blocks.
 #[cfg(unix)]
 struct Bell {
-    reader: UnixStream,
-    writer: UnixStream,
+    reader: OwnedFd,
+    writer: OwnedFd,
+}
+
+#[cfg(unix)]
+impl Bell {
+    #[cfg(target_os = "linux")]
+    fn new() -> std::io::Result<Self> {
+        use rustix::event::{EventfdFlags, eventfd};
+        let writer = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { reader: writer.try_clone()?, writer })
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn new() -> std::io::Result<Self> {
+        let (reader, writer) = std::os::unix::net::UnixStream::pair()?;
+        reader.set_nonblocking(true)?;
+        writer.set_nonblocking(true)?;
+        Ok(Self { reader: reader.into(), writer: writer.into() })
+    }
+
+    fn ring(&self) {
+        // It is full only if it was rung and not heard yet, and then it need not ring again.
+        let _ = rustix::io::write(&self.writer, &1_u64.to_ne_bytes());
+    }
+
+    fn silence(&self) {
+        let _ = rustix::io::read(&self.reader, &mut [0; 64]);
+    }
 }
 
 impl Mailbox {
     /// A mailbox whose bell is a file descriptor, to be watched by the loop itself.
     #[cfg(unix)]
     pub(crate) fn with_descriptor() -> std::io::Result<Self> {
-        let (reader, writer) = UnixStream::pair()?;
-        reader.set_nonblocking(true)?;
-        writer.set_nonblocking(true)?;
-        Ok(Self { bell: Some(Bell { reader, writer }), ..Self::with_listener() })
+        Ok(Self { bell: Some(Bell::new()?), ..Self::with_listener() })
     }
 
     /// A mailbox whose bell is heard by a thread in [`Mailbox::listen`], for loops that cannot watch a descriptor.
@@ -78,9 +98,10 @@ impl Mailbox {
     #[cfg(unix)]
     fn ring(&self) {
         match &self.bell {
-            // It is full only if it was rung and not heard yet, and then it need not ring again.
-            Some(bell) => drop((&bell.writer).write(&[1])),
-            None => drop(self.rung.notify_all()),
+            Some(bell) => bell.ring(),
+            None => {
+                self.rung.notify_all();
+            }
         }
     }
 
@@ -93,7 +114,7 @@ impl Mailbox {
     pub(crate) fn fetch(&self, keys: &mut Vec<usize>) {
         #[cfg(unix)]
         if let Some(bell) = &self.bell {
-            drop((&bell.reader).read(&mut [0; 16]));
+            bell.silence();
         }
         let mut state = self.state.lock();
         state.rung = false;
