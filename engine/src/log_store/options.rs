@@ -86,7 +86,8 @@ impl OpenOptions {
         }
         let created = make_directory(&path)?;
         let opened = registry::find_or_open(&path, &self, || Inner::open(Arc::new(OsStorage::new(path.clone())), &self));
-        if opened.is_err() && created {
+        let anothers = matches!(opened, Err(Error::StoreLocked { .. }));
+        if opened.is_err() && created && !anothers {
             // Only an empty directory can be removed: what the attempt left is the lock.
             let _ = fs::remove_file(path.join("LOCK"));
             let _ = fs::remove_dir(&path);

@@ -17,7 +17,7 @@ mod platform;
 mod platform;
 
 pub(crate) use platform::DirectoryId;
-use platform::{HeldLock, create_private_directory, private, read_at, reserve, sync_directory, write_all_at};
+use platform::{HeldLock, create_private_directory, is_at, private, read_at, reserve, sync_directory, write_all_at};
 
 /// The name of the lock file.
 const LOCK: &str = "LOCK";
@@ -51,11 +51,19 @@ impl Storage for OsStorage {
         let path = self.root.join(LOCK);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
-        let file = private(options).open(&path).map_err(|error| Error::io("open", &path, &error))?;
-        let lock = HeldLock::take(file).map_err(|(file, error)| match error.kind() {
-            io::ErrorKind::WouldBlock => self.locked_by(&file),
-            _ => Error::io("lock", &path, &error),
-        })?;
+        let options = private(options);
+        let lock = loop {
+            let file = options.open(&path).map_err(|error| Error::io("open", &path, &error))?;
+            let lock = HeldLock::take(file).map_err(|(file, error)| match error.kind() {
+                io::ErrorKind::WouldBlock => self.locked_by(&file),
+                _ => Error::io("lock", &path, &error),
+            })?;
+            // Another process whose attempt to create the store failed may have removed the file meanwhile: then this lock
+            // keeps nobody out.
+            if is_at(lock.file(), &path) {
+                break lock;
+            }
+        };
         let mut head = [0; 4];
         let ours = matches!((read_at(lock.file(), &mut head, 0), &head), (Ok(0), _) | (Ok(4), b"pid "));
         if !ours {

@@ -44,6 +44,12 @@ pub(super) fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
+/// Whether the path leads to this open file.
+pub(super) fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |metadata: &fs::Metadata| (metadata.dev(), metadata.ino());
+    matches!((file.metadata(), fs::metadata(path)), (Ok(open), Ok(named)) if identity(&open) == identity(&named))
+}
+
 /// A directory, whatever the path that led to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DirectoryId {
