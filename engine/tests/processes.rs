@@ -1,0 +1,339 @@
+//! Locks, forks and killed writers, with real processes: this test binary, run again in another role.
+#![cfg(unix)]
+#![expect(unsafe_code, reason = "forking and signalling have no safe form; each child does what a forked child of a user's program could do")]
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use eventuali::{
+    AppendBatch, Durability, Error, EventData, EventStore, ExpectedVersion, LogStore, NewEvent, OpenOptions, ReadAll, ReadStream, Result,
+};
+
+/// Set in the processes that play a role; the directory of their store.
+const ROLE: &str = "EVENTUALI_TEST_ROLE_IN";
+
+/// How a role's words are told from what the test runner prints.
+const MARK: &str = "@ ";
+
+fn open(path: &Path) -> Result<LogStore> {
+    OpenOptions::new().segment_bytes(64 << 10).open(path)
+}
+
+fn one(aggregate_id: &str, text: &str, payload_bytes: usize) -> AppendBatch {
+    many(aggregate_id, &[text.to_owned()], payload_bytes)
+}
+
+/// One event for each text, which its payload begins with.
+fn many(aggregate_id: &str, texts: &[String], payload_bytes: usize) -> AppendBatch {
+    let event = |text: &String| NewEvent::new("Happened", EventData::Protobuf(format!("{text};{}", "x".repeat(payload_bytes)).into_bytes()));
+    AppendBatch::one(aggregate_id, "Thing", ExpectedVersion::Any, texts.iter().map(event).collect())
+}
+
+/// This binary in another process, running the same test in its role. It dies with the test.
+struct Role {
+    child: Child,
+    said: BufReader<ChildStdout>,
+}
+
+impl Role {
+    /// The role plays in `directory`.
+    fn of(test: &str, directory: &Path) -> Self {
+        let mut command = Command::new(std::env::current_exe().expect("this binary"));
+        command.args([test, "--exact", "--nocapture", "--test-threads=1"]).env(ROLE, directory);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
+        let said = BufReader::new(child.stdout.take().expect("piped"));
+        Self { child, said }
+    }
+
+    /// The next thing it says; nothing when it has ended.
+    fn hear(&mut self) -> Option<String> {
+        let mut line = String::new();
+        while self.said.read_line(&mut line).expect("its output can be read") > 0 {
+            if let Some(words) = line.strip_prefix(MARK) {
+                return Some(words.trim_end().to_owned());
+            }
+            line.clear();
+        }
+        None
+    }
+
+    #[track_caller]
+    fn expect(&mut self, words: &str) {
+        assert_eq!(self.hear().as_deref(), Some(words));
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("ended");
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The directory to play in, if this process has a role.
+fn role() -> Option<PathBuf> {
+    std::env::var_os(ROLE).map(PathBuf::from)
+}
+
+fn say(words: &str) {
+    // The test runner leaves its line unfinished.
+    let mut out = std::io::stdout().lock();
+    out.write_all(format!("\n{MARK}{words}\n").as_bytes()).and_then(|()| out.flush()).expect("said");
+}
+
+/// Waits until the test lets go, which it also does by ending.
+fn wait_for_the_test() {
+    let _ = std::io::stdin().read(&mut [0]);
+}
+
+#[track_caller]
+fn holder(result: Result<LogStore>) -> Option<u32> {
+    match result {
+        Err(Error::StoreLocked { pid, .. }) => pid,
+        Err(error) => panic!("expected a locked store, not {error:?}"),
+        Ok(_) => panic!("expected a locked store, but it opened"),
+    }
+}
+
+#[test]
+fn a_second_writer_is_refused_with_the_first_ones_pid_until_that_is_killed() {
+    if let Some(directory) = role() {
+        let store = open(&directory).expect("it opens");
+        store.append(one("a", "acknowledged", 10)).wait().expect("stored");
+        say("open");
+        return wait_for_the_test();
+    }
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut first = Role::of("a_second_writer_is_refused_with_the_first_ones_pid_until_that_is_killed", directory.path());
+    first.expect("open");
+    assert_eq!(holder(open(directory.path())), Some(first.pid()));
+    first.kill();
+    let store = open(directory.path()).expect("a dead writer locks nobody out");
+    assert_eq!(store.head().wait().expect("known").0, 1);
+}
+
+#[test]
+fn a_writer_in_this_process_refuses_others_and_says_who_it_is() {
+    if let Some(directory) = role() {
+        return say(&format!("held by {:?}", holder(open(&directory))));
+    }
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let store = open(directory.path()).expect("it opens");
+    let held = format!("held by {:?}", Some(std::process::id()));
+    let test = "a_writer_in_this_process_refuses_others_and_says_who_it_is";
+    Role::of(test, directory.path()).expect(&held);
+    // A second handle here is no second writer, and giving it back frees nothing.
+    drop(open(directory.path()).expect("another handle"));
+    Role::of(test, directory.path()).expect(&held);
+    store.append(one("a", "still open", 10)).wait().expect("stored");
+}
+
+/// Forks; what the child does last is to end with this status.
+fn fork(child: impl FnOnce() -> i32) -> libc::pid_t {
+    // SAFETY: the process has no other threads that hold locks the child will need: it plays a role and runs this test alone.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "cannot fork");
+    if pid == 0 {
+        let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)).unwrap_or(99);
+        // SAFETY: ends the child at once, without the parent's exit handlers.
+        unsafe { libc::_exit(status) };
+    }
+    pid
+}
+
+fn status_of(pid: libc::pid_t) -> i32 {
+    let mut status = 0;
+    // SAFETY: `status` is a valid place for the answer, and the child is this process's own.
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    libc::WEXITSTATUS(status)
+}
+
+#[test]
+fn a_killed_writers_lock_is_free_although_children_that_it_forked_live_on() {
+    if let Some(directory) = role() {
+        let store = open(&directory).expect("it opens");
+        store.append(one("a", "acknowledged", 10)).wait().expect("stored");
+        let child = fork(|| {
+            wait_for_the_test();
+            0
+        });
+        say(&format!("forked {child}"));
+        return wait_for_the_test();
+    }
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut writer = Role::of("a_killed_writers_lock_is_free_although_children_that_it_forked_live_on", directory.path());
+    let said = writer.hear().expect("it has forked");
+    let child: libc::pid_t = said.strip_prefix("forked ").and_then(|pid| pid.parse().ok()).expect("a pid");
+    assert_eq!(holder(open(directory.path())), Some(writer.pid()));
+    // The child reads the same pipe, so it must not end with its parent.
+    let stdin = writer.child.stdin.take();
+    writer.kill();
+    // SAFETY: signal 0 only asks whether the process is there.
+    assert_eq!(unsafe { libc::kill(child, 0) }, 0, "the forked child lives on");
+    let store = open(directory.path()).expect("the lock is free");
+    store.append(one("a", "next", 10)).wait().expect("stored");
+    drop(stdin);
+}
+
+/// What a forked child finds when it uses its parent's store; the number of the first thing that is wrong.
+fn misuse(store: &LogStore, directory: &Path, parent: u32) -> i32 {
+    let forked = |result: Result<()>| matches!(result, Err(Error::ForkedProcess));
+    let findings = [
+        forked(store.append(one("a", "from the child", 10)).wait().map(drop)),
+        forked(store.sync().wait().map(drop)),
+        forked(store.head().wait().map(drop)),
+        forked(store.stream("a".into()).wait().map(drop)),
+        forked(store.read(ReadStream::of("a")).collect::<Result<Vec<_>>>().map(drop)),
+        forked(store.read_all(ReadAll::new()).collect::<Result<Vec<_>>>().map(drop)),
+        holder(open(directory)) == Some(parent),
+        store.close().wait().is_ok(),
+    ];
+    findings.iter().position(|as_it_should_be| !as_it_should_be).map_or(0, |number| i32::try_from(number).unwrap_or(98) + 1)
+}
+
+#[test]
+fn a_forked_child_can_neither_use_its_parents_store_nor_free_its_lock() {
+    if let Some(directory) = role() {
+        let store = open(&directory).expect("it opens");
+        store.append(one("a", "before", 10)).wait().expect("stored");
+        let parent = std::process::id();
+        let reader = store.read_all(ReadAll::new());
+        let child = fork(|| {
+            let read: Result<Vec<_>> = reader.collect();
+            if !matches!(read, Err(Error::ForkedProcess)) {
+                return 97;
+            }
+            let found = misuse(&store, &directory, parent);
+            drop(store.clone());
+            found
+        });
+        say(&format!("the child found {}", status_of(child)));
+        // A child that ends in the usual way, with its exit handlers.
+        let child = fork(|| std::process::exit(7));
+        say(&format!("the child ended with {}", status_of(child)));
+        let mut go_on = [0];
+        std::io::stdin().read_exact(&mut go_on).expect("told to go on");
+        store.append(one("a", "after", 10)).wait().expect("stored");
+        store.close().wait().expect("closed");
+        return say("closed");
+    }
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut parent = Role::of("a_forked_child_can_neither_use_its_parents_store_nor_free_its_lock", directory.path());
+    parent.expect("the child found 0");
+    parent.expect("the child ended with 7");
+    assert_eq!(holder(open(directory.path())), Some(parent.pid()), "the children are gone, and the lock is not");
+    parent.child.stdin.as_mut().expect("piped").write_all(b"!").expect("told");
+    parent.expect("closed");
+    let store = open(directory.path()).expect("it opens");
+    assert_eq!(store.head().wait().expect("known").0, 2);
+}
+
+#[test]
+fn a_program_that_a_writer_starts_holds_nothing() {
+    if let Some(directory) = role() {
+        let _store = open(&directory).expect("it opens");
+        let mut sleeper = Command::new("cat").stdin(Stdio::inherit()).stdout(Stdio::null()).spawn().expect("it starts");
+        say("started");
+        sleeper.wait().expect("it ends");
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut writer = Role::of("a_program_that_a_writer_starts_holds_nothing", directory.path());
+    writer.expect("started");
+    let stdin = writer.child.stdin.take();
+    writer.kill();
+    open(directory.path()).expect("the lock is free");
+    drop(stdin);
+}
+
+/// Appends on two threads until it is killed, and says what was acknowledged.
+fn write_until_killed(directory: &Path) {
+    let store = open(directory).expect("it opens");
+    say("open");
+    let run = std::process::id();
+    thread::scope(|scope| {
+        for thread in 0..2 {
+            let store = &store;
+            scope.spawn(move || {
+                for number in 0.. {
+                    let texts: Vec<_> = (0..=number % 3).map(|part| format!("{run}-{thread}-{number}-{part}")).collect();
+                    store.append(many(&format!("stream-{thread}"), &texts, number * 997 % 6000)).wait().expect("stored");
+                    say(&texts.join(" "));
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn everything_acknowledged_survives_kill_9_once_and_in_order() {
+    if let Some(directory) = role() {
+        return write_until_killed(&directory);
+    }
+    let rounds = if std::env::var_os("EVENTUALI_SOAK").is_some() { 1000 } else { 40 };
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut acknowledged: Vec<Vec<String>> = Vec::new();
+    for round in 0..rounds {
+        let mut writer = Role::of("everything_acknowledged_survives_kill_9_once_and_in_order", directory.path());
+        // Some die while they open, most while they append; how long they live differs from round to round.
+        if round % 5 > 0 {
+            writer.expect("open");
+        }
+        thread::sleep(Duration::from_micros(round * 7919 % 61_000));
+        writer.kill();
+        while let Some(words) = writer.hear() {
+            if words != "open" {
+                acknowledged.push(words.split(' ').map(str::to_owned).collect());
+            }
+        }
+        check(directory.path(), &acknowledged, round);
+    }
+    let is_segment = |entry: &fs::DirEntry| entry.path().extension().is_some_and(|end| end == "seg");
+    let segments = fs::read_dir(directory.path()).expect("readable").filter(|entry| entry.as_ref().is_ok_and(is_segment));
+    assert!(segments.count() > 3, "the log has rolled over");
+}
+
+/// Every acknowledged batch is there, whole, once and in order; what else is there is whole too.
+fn check(directory: &Path, acknowledged: &[Vec<String>], round: u64) {
+    let store = OpenOptions::new().segment_bytes(64 << 10).durability(Durability::Sync).open(directory).expect("it opens");
+    let mut stored: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (event, position) in store.read_all(ReadAll::new()).zip(1..) {
+        let event = event.expect("readable");
+        assert_eq!(event.position().0, position);
+        let text = String::from_utf8_lossy(event.payload()).split(';').next().expect("a text").to_owned();
+        stored.entry(event.aggregate_id().to_owned()).or_default().push(text);
+    }
+    let all: Vec<&String> = stored.values().flatten().collect();
+    let distinct: HashSet<&&String> = all.iter().collect();
+    assert_eq!(distinct.len(), all.len(), "round {round}: something is there twice");
+    for (stream, texts) in &stored {
+        // Run by run, number by number, part by part, without a gap: so every batch is whole and in order.
+        let mut expected = (0, 0);
+        for text in texts {
+            let mut places = text.rsplit('-').map_while(|place| place.parse::<u32>().ok());
+            let (part, number) = (places.next().expect("a part"), places.next().expect("a number"));
+            let begins_a_run = (number, part) == (0, 0) && expected.1 == 0;
+            assert!((number, part) == expected || begins_a_run, "round {round}: {text} of {stream} stands where {expected:?} should be");
+            expected = if part < number % 3 { (number, part + 1) } else { (number + 1, 0) };
+        }
+        assert_eq!(expected.1, 0, "round {round}: the last batch of {stream} is there in part");
+    }
+    for batch in acknowledged {
+        assert!(batch.iter().all(|text| distinct.contains(&text)), "round {round}: {batch:?} was acknowledged and is not there");
+    }
+    store.close().wait().expect("closed");
+}
