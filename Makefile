@@ -79,7 +79,8 @@ bench: $(VENV)/.built ## the figures, each beside the bare limit of the same run
 	$(BIN)/python benches/python/figures.py
 
 .PHONY: soak
-soak: $(VENV)/.built $(VENV)/.test-tools ## a writer killed 10,000 times, and each time everything acknowledged is there
+soak: $(VENV)/.built $(VENV)/.test-tools ## power cuts, faults and kill -9 by the ten thousand: everything acknowledged is there
+	EVENTUALI_SOAK=1 cargo test --locked --release -p eventuali --test faults --test processes
 	cd pybind && EVENTUALI_KILL_ROUNDS=10000 $(BIN)/pytest --timeout 0 -k kill
 
 .PHONY: fmt
