@@ -32,10 +32,10 @@ test: lint test-rust test-python ## every test and lint: Rust, documents, Python
 lint: fmt-check clippy deny ruff types ## formats, clippy, ruff, types, stubs
 
 .PHONY: fmt-check clippy deny ruff types test-rust test-python
-fmt-check: | toolchain
+fmt-check: | lint-tools
 	cargo fmt --all -- --check
 
-clippy: | toolchain
+clippy: | lint-tools
 	cargo clippy --locked $(WORKSPACE) $(TEST_FEATURES) --all-targets -- -D warnings
 
 # The licences, bans, sources and duplicates of deny.toml are also checked by pybind/tests/repository, without this tool.
@@ -84,7 +84,7 @@ soak: $(VENV)/.built $(VENV)/.test-tools ## power cuts, faults and kill -9 by th
 	cd pybind && EVENTUALI_KILL_ROUNDS=10000 $(BIN)/pytest --timeout 0 -k kill
 
 .PHONY: fmt
-fmt: $(VENV)/.test-tools | toolchain ## write the sources in the house format
+fmt: $(VENV)/.test-tools | lint-tools ## write the sources in the house format
 	cargo fmt --all
 	cd pybind && $(RUFF) check --fix $(PYTHON_SOURCES) && $(RUFF) format $(PYTHON_SOURCES)
 
@@ -93,11 +93,13 @@ clean: ## remove what was built and the demo's store
 	cargo clean
 	rm -rf $(VENV) dist demo-store
 
-.PHONY: toolchain
+.PHONY: toolchain lint-tools
 toolchain:
-	@cargo --version >/dev/null || { echo 'No Rust toolchain: install one with rustup'; exit 1; }
+	@cargo --version >/dev/null || { echo 'There is no Rust toolchain: install one with rustup'; exit 1; }
+
+lint-tools: toolchain
 	@cargo clippy --version >/dev/null && cargo fmt --version >/dev/null || \
-		{ echo 'The Rust toolchain lacks lints or formats: rustup component add clippy rustfmt'; exit 1; }
+		{ echo 'The Rust toolchain lacks clippy or rustfmt: rustup component add clippy rustfmt'; exit 1; }
 
 $(VENV)/.build-tools: pybind/pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -82,7 +82,7 @@ def interleaved(measures: dict[str, Callable[[], float]], rounds: int = ROUNDS) 
     return {name: statistics.median(taken) for name, taken in values.items()}
 
 
-def check(holds: bool) -> None:  # noqa: FBT001
+def check(holds: bool) -> None:
     """Stops where a measurement did not do its work."""
     if not holds:
         raise SystemExit("a measurement did not do its work")
