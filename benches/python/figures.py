@@ -24,6 +24,7 @@ from eventuali import Aggregate, DomainEvent, EventStore, EventStoreConfig, Stre
 
 ROUNDS = 7
 SAVES = 20_000
+EVENTS_PER_AGGREGATE = 100
 SYNCED_SAVES_PER_TASK = 60
 LOADED = 1000
 READ = 200_000
@@ -112,18 +113,20 @@ def applied(count: int) -> list[Counter]:
 
 
 async def construct_apply_save(store: EventStore) -> None:
-    """What a command does, `SAVES` times."""
-    for number in range(SAVES):
+    """What a command does, `SAVES` times: a new event, applied to an aggregate and saved."""
+    for start in range(0, SAVES, EVENTS_PER_AGGREGATE):
         counter = Counter()
-        counter.apply(Counted(by=number, label="some text"))
-        await store.save(counter)
+        for number in range(start, start + EVENTS_PER_AGGREGATE):
+            counter.apply(Counted(by=number, label="some text"))
+            await store.save(counter)
 
 
 def construct_apply() -> None:
     """The same without the store."""
-    for number in range(SAVES):
+    for start in range(0, SAVES, EVENTS_PER_AGGREGATE):
         counter = Counter()
-        counter.apply(Counted(by=number, label="some text"))
+        for number in range(start, start + EVENTS_PER_AGGREGATE):
+            counter.apply(Counted(by=number, label="some text"))
 
 
 def construct() -> None:
@@ -202,7 +205,7 @@ def beside_a_busy_thread(measure: Callable[[], float]) -> float:
 
 
 def memory() -> None:
-    """Construct, apply and save one event in memory; save alone; beside a busy thread; what the await adds."""
+    """Construct, apply and save events in memory; save new aggregates alone; beside a busy thread; what the await adds."""
     took = interleaved(
         {
             "whole": lambda: in_memory(construct_apply_save),

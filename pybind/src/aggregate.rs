@@ -53,7 +53,7 @@ struct InDoubt {
     events: usize,
     metadata: Arc<EventMetadata>,
     /// All that were sent in the same append, itself included; none if it was alone.
-    companions: Vec<Py<PyAggregate>>,
+    companions: Option<Arc<[Py<PyAggregate>]>>,
 }
 
 impl State {
@@ -106,16 +106,14 @@ impl PyAggregate {
     }
 
     /// All whose batches were sent in one append with the batch in doubt, which share its fate; `None` if it was sent alone.
-    pub(crate) fn companions(&self, py: Python<'_>) -> Option<Vec<Py<Self>>> {
-        let state = self.state.lock();
-        let companions = state.in_doubt.as_ref().map(|sent| &sent.companions).filter(|companions| !companions.is_empty())?;
-        Some(companions.iter().map(|companion| companion.clone_ref(py)).collect())
+    pub(crate) fn companions(&self) -> Option<Arc<[Py<Self>]>> {
+        self.state.lock().in_doubt.as_ref().and_then(|sent| sent.companions.clone())
     }
 
     /// The batch in doubt is sent in one append with those of others.
-    pub(crate) fn set_companions(&self, companions: Vec<Py<Self>>) {
+    pub(crate) fn set_companions(&self, companions: &Arc<[Py<Self>]>) {
         if let Some(sent) = &mut self.state.lock().in_doubt {
-            sent.companions = companions;
+            sent.companions = Some(Arc::clone(companions));
         }
     }
 
@@ -133,7 +131,7 @@ impl PyAggregate {
             return None;
         }
         let all = state.pending.len();
-        let sent = state.in_doubt.get_or_insert_with(|| InDoubt { events: all, metadata: Arc::clone(metadata), companions: Vec::new() });
+        let sent = state.in_doubt.get_or_insert_with(|| InDoubt { events: all, metadata: Arc::clone(metadata), companions: None });
         let (count, metadata) = (sent.events, Arc::clone(&sent.metadata));
         let sent = &state.pending[..count];
         let events = sent.iter().map(|pending| pending.envelope.get().with_payload(pending.payload.as_bytes(py).to_vec(), &metadata)).collect();
@@ -280,8 +278,7 @@ impl PyAggregate {
     fn copy(&self, py: Python<'_>) -> Self {
         let state = self.state.lock();
         let pending = state.pending.iter().map(|pending| pending.clone_ref(py));
-        let in_doubt =
-            state.in_doubt.as_ref().map(|sent| InDoubt { events: sent.events, metadata: Arc::clone(&sent.metadata), companions: Vec::new() });
+        let in_doubt = state.in_doubt.as_ref().map(|sent| InDoubt { events: sent.events, metadata: Arc::clone(&sent.metadata), companions: None });
         let state = State { version: state.version, pending: pending.collect(), in_doubt, applying: false };
         Self { class: Arc::clone(&self.class), stream: Arc::clone(&self.stream), state: Mutex::new(state) }
     }
@@ -312,7 +309,7 @@ impl PyAggregate {
             };
             Ok(Pending { event: event.unbind(), envelope: envelope.unbind(), payload })
         });
-        let in_doubt = metadata.map(|metadata| InDoubt { events: count, metadata: Arc::clone(&metadata.get().0), companions: Vec::new() });
+        let in_doubt = metadata.map(|metadata| InDoubt { events: count, metadata: Arc::clone(&metadata.get().0), companions: None });
         let pending = pending.collect::<PyResult<_>>()?;
         *core.state.lock() = State { version, pending, in_doubt, applying: false };
         Ok(core)

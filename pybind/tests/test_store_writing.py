@@ -1,3 +1,4 @@
+import asyncio
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -125,6 +126,22 @@ async def test_save_all_refuses_the_same_aggregate_twice(store: EventStore) -> N
     with pytest.raises(ConfigurationError, match="twice"):
         await store.save_all([counter, counter])
     await store.save(counter)
+
+
+async def test_save_all_saves_thousands_at_once(store: EventStore) -> None:
+    counters = [counted(1, f"counter-{number}") for number in range(3000)]
+    receipts = await store.save_all(counters)
+    assert [receipt.position for receipt in receipts] == list(range(1, 3001))
+    assert all(counter.pending_events == () for counter in counters)
+
+
+async def test_two_saves_of_one_aggregate_at_once_store_its_events_once(store: EventStore) -> None:
+    counter = counted(2)
+    receipts = await asyncio.gather(store.save(counter), store.save(counter), store.save(counter))
+    assert {receipt.version for receipt in receipts} == {2}
+    counter.count()
+    assert (await store.save(counter)).version == 3
+    assert await store.head() == 3
 
 
 async def test_what_is_no_aggregate_cannot_be_saved(store: EventStore) -> None:

@@ -1,5 +1,6 @@
 //! Saving aggregates and appending events.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use eventuali::{AggregateVersion, AppendBatch, Completion, Error, EventMetadata, Position, Receipt, StreamAppend, Timestamp};
@@ -41,6 +42,8 @@ pub(super) struct Save {
     handle: Arc<Handle>,
     metadata: Arc<EventMetadata>,
     members: Vec<Member>,
+    /// Where each is among the members, if there may be several.
+    places: HashMap<usize, usize>,
     /// Answer with a list, however many members there are.
     list: bool,
     round: Option<Round>,
@@ -66,42 +69,45 @@ struct Round {
 
 impl Save {
     pub(super) fn one(handle: &Arc<Handle>, aggregate: &Bound<'_, PyAny>, metadata: Arc<EventMetadata>) -> PyResult<Self> {
-        Ok(Self::of(handle, vec![Member::new(core_of(aggregate)?)], metadata, false))
+        Ok(Self::of(handle, vec![Member::new(core_of(aggregate)?)], HashMap::new(), metadata, false))
     }
 
     pub(super) fn all(handle: &Arc<Handle>, aggregates: &Bound<'_, PyAny>, metadata: Arc<EventMetadata>) -> PyResult<Self> {
-        let mut members: Vec<Member> = Vec::new();
+        let (mut members, mut places) = (Vec::new(), HashMap::new());
         for aggregate in aggregates.try_iter()? {
             let aggregate = aggregate?;
             let core = core_of(&aggregate)?;
-            if members.iter().any(|member| member.aggregate.is(&core)) {
+            if places.insert(core.as_ptr().addr(), members.len()).is_some() {
                 return Err(configuration(aggregates.py(), &format!("save_all was given {} twice", aggregate.repr()?)));
             }
             members.push(Member::new(core));
         }
-        Ok(Self::of(handle, members, metadata, true))
+        Ok(Self::of(handle, members, places, metadata, true))
     }
 
-    fn of(handle: &Arc<Handle>, members: Vec<Member>, metadata: Arc<EventMetadata>, list: bool) -> Self {
-        Self { handle: Arc::clone(handle), metadata, members, list, round: None, last: false, head: None }
+    fn of(handle: &Arc<Handle>, members: Vec<Member>, places: HashMap<usize, usize>, metadata: Arc<EventMetadata>, list: bool) -> Self {
+        Self { handle: Arc::clone(handle), metadata, members, places, list, round: None, last: false, head: None }
     }
 
     /// The next append, if there is anything to send.
     fn next_round(&mut self, py: Python<'_>) -> Option<Round> {
         let in_doubt = self.members.iter().map(|member| &member.aggregate).find(|aggregate| aggregate.get().in_doubt());
-        let (again, mut cores) = match in_doubt {
-            Some(aggregate) => (true, aggregate.get().companions(py).unwrap_or_else(|| vec![aggregate.clone_ref(py)])),
-            None => (false, self.members.iter().map(|member| member.aggregate.clone_ref(py)).collect()),
+        let again = in_doubt.is_some();
+        let companions = in_doubt.and_then(|aggregate| aggregate.get().companions());
+        let begin = |core: &Py<PyAggregate>| core.get().begin_save(py, &self.metadata).map(|stream| (core.clone_ref(py), stream));
+        let (cores, streams): (Vec<_>, Vec<_>) = match (&companions, in_doubt) {
+            (Some(companions), _) => companions.iter().filter_map(begin).unzip(),
+            (None, Some(alone)) => begin(alone).into_iter().unzip(),
+            (None, None) => self.members.iter().filter_map(|member| begin(&member.aggregate)).unzip(),
         };
         self.last = !again;
-        let mut streams = Vec::with_capacity(cores.len());
-        begin(py, &mut cores, &mut streams, &self.metadata);
         if streams.is_empty() {
             return None;
         }
         if cores.len() > 1 && !again {
+            let companions: Arc<[_]> = cores.iter().map(|core| core.clone_ref(py)).collect();
             for core in &cores {
-                core.get().set_companions(cores.iter().map(|core| core.clone_ref(py)).collect());
+                core.get().set_companions(&companions);
             }
         }
         Some(Round { sent: Sent::new(&self.handle, streams), cores, again })
@@ -111,7 +117,8 @@ impl Save {
     fn acknowledged(&mut self, py: Python<'_>, cores: &[Py<PyAggregate>], receipts: Vec<Receipt>) {
         for (core, mut receipt) in cores.iter().zip(receipts) {
             core.get().saved(py, &receipt);
-            if let Some(member) = self.members.iter_mut().find(|member| member.aggregate.is(core)) {
+            let place = if self.list { self.places.get(&core.as_ptr().addr()).copied() } else { Some(0) };
+            if let Some(member) = place.and_then(|place| self.members.get_mut(place)).filter(|member| member.aggregate.is(core)) {
                 receipt.events += member.receipt.as_ref().map_or(0, |before| before.events);
                 member.receipt = Some(receipt);
             }
@@ -132,20 +139,6 @@ impl Save {
 impl Member {
     fn new(aggregate: Bound<'_, PyAggregate>) -> Self {
         Self { aggregate: aggregate.unbind(), receipt: None }
-    }
-}
-
-/// Takes what each is to send into `streams`; keeps in `cores` those that send anything.
-fn begin(py: Python<'_>, cores: &mut Vec<Py<PyAggregate>>, streams: &mut Vec<StreamAppend>, metadata: &Arc<EventMetadata>) {
-    let mut at = 0;
-    while let Some(core) = cores.get(at) {
-        match core.get().begin_save(py, metadata) {
-            Some(stream) => {
-                streams.push(stream);
-                at += 1;
-            }
-            None => drop(cores.remove(at)),
-        }
     }
 }
 
