@@ -53,3 +53,10 @@ def durability_table(document: str) -> list[str]:
 def test_both_documents_promise_the_same_durability() -> None:
     assert durability_table("README.md") == durability_table("docs/durability.md")
     assert len(durability_table("README.md")) == 6
+
+
+def test_the_tour_names_only_files_that_exist() -> None:
+    named = re.findall(r"`([\w./-]+(?:\.rs|\.py|/))`", (ROOT / "docs/architecture.md").read_text(encoding="utf-8"))
+    roots = (ROOT, ROOT / "engine/src")
+    assert len(named) > 10
+    assert [name for name in named if not any((root / name).exists() for root in roots)] == []
