@@ -69,6 +69,12 @@ impl Cursor {
         error.map_or(Ok(Some(ended)), |error| Err(bridge::raise(py, &error)))
     }
 
+    fn describe(&self, py: Python<'_>, name: &str) -> String {
+        let state = bridge::lock(py, &self.state);
+        let open = state.reader.is_some() || state.ready.len() > 0;
+        format!("<{name}, {}>", if open { "open" } else { "ended" })
+    }
+
     fn close(&self, py: Python<'_>) {
         let mut state = bridge::lock(py, &self.state);
         let left = (state.reader.take(), std::mem::take(&mut state.ready));
@@ -245,10 +251,14 @@ impl Side {
 }
 
 macro_rules! asynchronous {
-    ($class:ident $($more:tt)*) => {
+    ($class:ident $name:literal $($more:tt)*) => {
         #[pymethods]
         impl $class {
             $($more)*
+
+            fn __repr__(&self, py: Python<'_>) -> String {
+                self.0.cursor.describe(py, $name)
+            }
 
             fn __aiter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
                 slf
@@ -277,10 +287,14 @@ macro_rules! asynchronous {
 }
 
 macro_rules! synchronous {
-    ($class:ident $($more:tt)*) => {
+    ($class:ident $name:literal $($more:tt)*) => {
         #[pymethods]
         impl $class {
             $($more)*
+
+            fn __repr__(&self, py: Python<'_>) -> String {
+                self.0.cursor.describe(py, $name)
+            }
 
             fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
                 slf
@@ -328,15 +342,15 @@ pub(crate) fn stream(py: Python<'_>, reader: EventReader, expected: u64, blockin
     if blocking { PySyncEventStream(side).into_py_any(py) } else { PyEventStream(side).into_py_any(py) }
 }
 
-asynchronous!(PyEventStream
+asynchronous!(PyEventStream "EventStream"
     fn batches(&self, py: Python<'_>) -> PyResult<PyBatches> {
         Side::new(py, Arc::clone(&self.0.cursor), Shape::Batches).map(PyBatches)
     }
 );
-asynchronous!(PyBatches);
-synchronous!(PySyncEventStream
+asynchronous!(PyBatches "EventBatches");
+synchronous!(PySyncEventStream "sync.EventStream"
     fn batches(&self, py: Python<'_>) -> PyResult<PySyncBatches> {
         Side::new(py, Arc::clone(&self.0.cursor), Shape::Batches).map(PySyncBatches)
     }
 );
-synchronous!(PySyncBatches);
+synchronous!(PySyncBatches "sync.EventBatches");

@@ -301,3 +301,28 @@ assert len(os.listdir("/proc/self/task")) == 1, "threads"
 assert os.listdir(".") == [], "files"
 """
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+
+
+async def test_a_closed_store_refuses_everything(tmp_path: Path) -> None:
+    store = await EventStore.create(tmp_path / "s")
+    counter = counted(1)
+    await store.close()
+    for refused in (
+        store.save(counter),
+        store.load(Counter, "counter"),
+        store.head(),
+        store.sync(),
+        store.durable_position(),
+    ):
+        with pytest.raises(StoreClosedError):
+            await refused
+    with pytest.raises(StoreClosedError):
+        await anext(store.read_all())
+    assert len(counter.pending_events) == 1
+
+
+@pytest.mark.parametrize("position", [-1, "7", True])
+async def test_only_a_position_can_be_accepted_as_the_last(tmp_path: Path, position: Any) -> None:
+    with pytest.raises((ConfigurationError, TypeError), match="accept_loss_after"):
+        await EventStore.create(tmp_path / "s", accept_loss_after=position)
+    assert list(tmp_path.iterdir()) == []

@@ -173,8 +173,10 @@ async def test_a_stream_can_be_left_early_and_closed(store: EventStore) -> None:
                 break
     assert [event async for event in stream] == []
     other = store.read_all()
+    assert repr(other) == "<EventStream, open>"
     assert (await anext(other)).position == 1
     await other.aclose()
+    assert repr(other) == "<EventStream, ended>"
     await other.aclose()
     with pytest.raises(StopAsyncIteration):
         await anext(other)

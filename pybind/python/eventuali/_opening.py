@@ -3,7 +3,7 @@
 import html
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,7 +20,7 @@ Place: TypeAlias = str | os.PathLike[str] | EventStoreConfig
 class OpenRequest:
     """Where a store is, and how it is to be opened."""
 
-    place: str
+    place: str = field(repr=False)
     is_path: bool
     durability: str | None
     interval_ms: int | None

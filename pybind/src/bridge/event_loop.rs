@@ -258,7 +258,10 @@ impl EventLoop {
                 break;
             }
             if rang && let Some(event_loop) = slf.get().watched.bind(py).upgrade() {
-                event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (&drain,))?;
+                // It may have been closed since it was asked.
+                if event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (&drain,)).is_err() {
+                    break;
+                }
             }
         }
         Ok(())

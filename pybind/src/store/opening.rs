@@ -13,6 +13,7 @@ use parking_lot::{Condvar, Mutex};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
+use super::arguments::at_least_or_none;
 use super::{Ask, PyEventStore};
 use crate::bridge::{self, Effort};
 
@@ -106,7 +107,7 @@ pub(crate) fn open(
     is_path: bool,
     durability: Option<&str>,
     interval_ms: Option<u64>,
-    accept_loss_after: Option<u64>,
+    accept_loss_after: Option<&Bound<'_, PyAny>>,
     read_up_to_damage: bool,
     blocking: bool,
 ) -> PyResult<Py<PyAny>> {
@@ -116,7 +117,7 @@ pub(crate) fn open(
         (Some("os"), _) => options.durability(Durability::Os),
         _ => options,
     };
-    if let Some(position) = accept_loss_after {
+    if let Some(position) = at_least_or_none("accept_loss_after", 0, accept_loss_after)? {
         options = options.accept_loss_after(Position(position));
     }
     if read_up_to_damage {
