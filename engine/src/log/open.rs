@@ -216,6 +216,8 @@ impl Opening<'_> {
         {
             match Segment::attach(self.storage, name, Access::Read) {
                 Ok(segment) if is_untouched(&segment)? => {
+                    // Its own name may not be durable yet, and must be before the manifest's.
+                    self.storage.sync_directory("").map_err(|error| self.io("sync", "", &error))?;
                     let manifest = Manifest { store_id: segment.header.store_id, epoch: 0, segments: vec![named(&segment.header, None)] };
                     manifest.replace(self.storage).map_err(|error| self.io("write", MANIFEST, &error))?;
                     return Ok(Some(manifest));
