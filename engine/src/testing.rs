@@ -15,6 +15,7 @@ mod appending;
 mod arrange;
 mod expecting;
 mod finishing;
+mod frames;
 mod keeping;
 mod limiting;
 mod model;
@@ -28,6 +29,7 @@ mod retrying;
 
 use std::sync::Arc;
 
+pub use frames::{decode_frames, frame_seed};
 pub use model::{Model, ModelHome, ModelStore};
 pub use planted::{PlantedBug, PlantedHome};
 

@@ -25,7 +25,7 @@ struct Sent {
 }
 
 /// How the last process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum End {
     Killed,
     PowerCut,
@@ -112,12 +112,12 @@ impl Oracle {
         self.survives_power_cut = self.survives_power_cut.max(if self.durability == Durability::Sync { head } else { durable });
     }
 
-    /// Judges a store that has been opened again. From then on everything in it is promised to stay.
-    pub(crate) fn judge(&mut self, end: End, store: &LogStore) -> Verdict<()> {
+    /// Judges a store that has been opened again; `false` if it cannot be read. From then on everything in it is promised to stay.
+    pub(crate) fn judge(&mut self, end: End, store: &LogStore) -> Verdict<bool> {
         match read_all(store) {
-            Ok(events) => self.judge_events(end, &events),
-            // The power may be off again; there is nothing to be seen then.
-            Err(Error::Io { .. }) => Ok(()),
+            Ok(events) => self.judge_events(end, &events).map(|()| true),
+            // The power is off again, or the disk fails.
+            Err(Error::Io { .. }) => Ok(false),
             Err(error) => Err(format!("reading a store that opened: {error}")),
         }
     }

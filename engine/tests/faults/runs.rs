@@ -48,16 +48,16 @@ pub(crate) fn run(plan: Plan, seed: u64) -> Result<(), String> {
         let next_end = if chance.once_in(3) { End::Killed } else { End::PowerCut };
         match open_with(&storage, options(plan.durability)) {
             Ok(store) => {
-                oracle.judge(end, &store)?;
+                let judged = oracle.judge(end, &store)?;
                 append_until_it_stops(&store, &mut oracle, &mut chance)?;
                 oracle.note_what_is_seen(&store);
                 storage = next(&storage, next_end);
-                end = next_end;
+                // What nobody could look at may have been lost by the end before, or by this one: the worse of the two counts.
+                end = if judged { next_end } else { end.max(next_end) };
             }
             Err(Error::Io { .. } | Error::StorageFull { .. }) => {
-                // What was lost by the end before may have been lost by this one too: the worse of the two counts.
                 storage = next(&storage, next_end);
-                end = if end == End::PowerCut { end } else { next_end };
+                end = end.max(next_end);
             }
             Err(error) => return Err(format!("the store did not open: {error}")),
         }

@@ -93,14 +93,19 @@ impl FaultyStorage {
     /// The power fails and comes back: what was not durable is lost, in whole or in part.
     #[must_use]
     pub fn power_cut(&self) -> Self {
-        self.machine.lock().disk.power_cut();
-        self.process_kill()
+        self.next_process(Disk::power_cut)
     }
 
     /// The process ends without a word: all that it has written stays, and its lock is free. Faults are forgotten too.
     #[must_use]
     pub fn process_kill(&self) -> Self {
+        self.next_process(|_| {})
+    }
+
+    /// One step for all threads of the process that ends: none of them does anything between its end and what happens to the disk.
+    fn next_process(&self, change: impl FnOnce(&mut Disk)) -> Self {
         let mut machine = self.machine.lock();
+        change(&mut machine.disk);
         machine.process += 1;
         machine.locked = false;
         machine.power_off_at = None;
