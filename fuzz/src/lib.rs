@@ -1,5 +1,7 @@
 //! What the targets share: a small store whose files can be changed before it is opened again.
 
+pub mod reseal;
+
 use std::sync::{Arc, LazyLock};
 
 use eventuali::storage::{Access, MemoryStorage, Storage};
@@ -31,6 +33,23 @@ fn make() -> Result<Files> {
         Ok((name, bytes))
     };
     storage.list("").map_err(|error| Error::configuration(error.to_string()))?.into_iter().map(read).collect()
+}
+
+/// Files with bytes changed as `input` says: file, place in it (two bytes, from the end where the first byte is odd) and
+/// value of each change.
+pub fn changed(files: &Files, input: &[u8]) -> Files {
+    let mut files = files.clone();
+    for change in input.chunks_exact(4) {
+        let count = files.len();
+        let (_, bytes) = &mut files[usize::from(change[0] >> 1) % count];
+        let place = usize::from(u16::from_le_bytes([change[1], change[2]]));
+        let length = bytes.len();
+        if length > 0 {
+            let place = place % length;
+            bytes[if change[0] & 1 == 0 { place } else { length - 1 - place }] = change[3];
+        }
+    }
+    files
 }
 
 /// Opens a store of these files, reads everything, and appends: any of it may fail, nothing may panic or hang.
