@@ -53,6 +53,25 @@ fn extras_config() -> impl bincode::config::Config {
     bincode::config::standard().with_little_endian().with_fixed_int_encoding().with_limit::<{ body::EXTRAS_BYTES_MAX }>()
 }
 
+/// Appends the fixed part of a body, with the lengths of the names, and the names.
+fn encode_names(out: &mut Vec<u8>, stream: &StreamKey<'_>, aggregate_type: &str, event_type: &str) -> Result<()> {
+    check_user_name("event type (bytes)", event_type)?;
+    let names = [stream.tenant, stream.aggregate_id, aggregate_type, event_type];
+    let lengths = [body::TENANT_BYTES, body::AGGREGATE_ID_BYTES, body::AGGREGATE_TYPE_BYTES, body::EVENT_TYPE_BYTES];
+    let mut fixed = [0; body::NAMES];
+    for (at, name) in lengths.into_iter().zip(names) {
+        let Ok(length) = u16::try_from(name.len()) else {
+            return Err(Error::LimitExceeded { what: "name (bytes)", actual: name.len() as u64, max: NAME_BYTES_MAX as u64 });
+        };
+        fixed[at..at + 2].copy_from_slice(&length.to_le_bytes());
+    }
+    out.extend_from_slice(&fixed);
+    for name in names {
+        out.extend_from_slice(name.as_bytes());
+    }
+    Ok(())
+}
+
 fn encode_extras(out: &mut Vec<u8>, event: &NewEvent) -> Result<usize> {
     if event.tags.is_empty() && event.metadata.is_empty() {
         return Ok(0);
@@ -74,61 +93,6 @@ fn encode_extras(out: &mut Vec<u8>, event: &NewEvent) -> Result<usize> {
     }
     let extras = Extras { metadata: Cow::Borrowed(metadata), tags: Cow::Borrowed(&event.tags) };
     bincode::serde::encode_into_std_write(&extras, out, extras_config()).map_err(|error| Error::Serialization { reason: error.to_string() })
-}
-
-/// How the bodies of all events of one type in one stream begin.
-pub(crate) struct BodyHead {
-    /// The fixed part and the names. What differs from event to event is 0.
-    bytes: Vec<u8>,
-}
-
-impl BodyHead {
-    /// The names of the stream were checked; the event's type is checked here.
-    pub(crate) fn new(stream: &StreamKey<'_>, aggregate_type: &str, event_type: &str) -> Result<Self> {
-        check_user_name("event type (bytes)", event_type)?;
-        let names = [stream.tenant, stream.aggregate_id, aggregate_type, event_type];
-        let lengths = [body::TENANT_BYTES, body::AGGREGATE_ID_BYTES, body::AGGREGATE_TYPE_BYTES, body::EVENT_TYPE_BYTES];
-        let mut bytes = vec![0; body::NAMES];
-        for (at, name) in lengths.into_iter().zip(names) {
-            let Ok(length) = u16::try_from(name.len()) else {
-                return Err(Error::LimitExceeded { what: "name (bytes)", actual: name.len() as u64, max: NAME_BYTES_MAX as u64 });
-            };
-            bytes[at..at + 2].copy_from_slice(&length.to_le_bytes());
-            bytes.extend_from_slice(name.as_bytes());
-        }
-        Ok(Self { bytes })
-    }
-
-    /// Appends the body of an event to `out`, or leaves `out` as it was.
-    pub(crate) fn encode(&self, out: &mut Vec<u8>, event: &NewEvent) -> Result<()> {
-        let payload = event.data.as_bytes();
-        if payload.len() > PAYLOAD_BYTES_MAX {
-            return Err(Error::LimitExceeded { what: "payload (bytes)", actual: payload.len() as u64, max: PAYLOAD_BYTES_MAX as u64 });
-        }
-        let start = out.len();
-        out.reserve(self.bytes.len() + payload.len());
-        out.extend_from_slice(&self.bytes);
-        let fixed = &mut out[start..start + body::NAMES];
-        fixed[body::FORMAT] = match event.data {
-            EventData::Json(_) => body::FORMAT_JSON,
-            EventData::Protobuf(_) => body::FORMAT_PROTOBUF,
-        };
-        fixed[body::SCHEMA_VERSION..body::SCHEMA_VERSION + 4].copy_from_slice(&event.schema_version.to_le_bytes());
-        fixed[body::ID..body::ID + 16].copy_from_slice(event.id.as_bytes());
-        match encode_extras(out, event) {
-            Ok(0) => {}
-            Ok(extras) => {
-                let extras = u32::try_from(extras).unwrap_or(u32::MAX).to_le_bytes();
-                out[start + body::EXTRAS_BYTES..][..4].copy_from_slice(&extras);
-            }
-            Err(error) => {
-                out.truncate(start);
-                return Err(error);
-            }
-        }
-        out.extend_from_slice(payload);
-        Ok(())
-    }
 }
 
 /// Where a body lies in a block of bytes, checked when it was parsed.
@@ -179,6 +143,39 @@ pub(crate) struct BodyNames<'a> {
 }
 
 impl<'a> Body<'a> {
+    /// Appends the body of an event to `out`, or leaves `out` as it was. The names of the stream were checked. If there is a
+    /// body of the same stream and event type in `out`, `like` may say where it begins: what they share is taken from there.
+    pub(crate) fn encode(out: &mut Vec<u8>, stream: &StreamKey<'_>, aggregate_type: &str, event: &NewEvent, like: Option<usize>) -> Result<()> {
+        let payload = event.data.as_bytes();
+        if payload.len() > PAYLOAD_BYTES_MAX {
+            return Err(Error::LimitExceeded { what: "payload (bytes)", actual: payload.len() as u64, max: PAYLOAD_BYTES_MAX as u64 });
+        }
+        let start = out.len();
+        match like {
+            Some(like) => out.extend_from_within(like..like + Body(&out[like..]).names_end()),
+            None => encode_names(out, stream, aggregate_type, &event.event_type)?,
+        }
+        let fixed = &mut out[start..start + body::NAMES];
+        fixed[body::FORMAT] = match event.data {
+            EventData::Json(_) => body::FORMAT_JSON,
+            EventData::Protobuf(_) => body::FORMAT_PROTOBUF,
+        };
+        fixed[body::SCHEMA_VERSION..body::SCHEMA_VERSION + 4].copy_from_slice(&event.schema_version.to_le_bytes());
+        fixed[body::ID..body::ID + 16].copy_from_slice(event.id.as_bytes());
+        match encode_extras(out, event) {
+            Ok(extras) => {
+                let extras = u32::try_from(extras).unwrap_or(u32::MAX).to_le_bytes();
+                out[start + body::EXTRAS_BYTES..][..4].copy_from_slice(&extras);
+            }
+            Err(error) => {
+                out.truncate(start);
+                return Err(error);
+            }
+        }
+        out.extend_from_slice(payload);
+        Ok(())
+    }
+
     /// Checks that `bytes` are a body; with its names, which cost a check of their own when they are asked for later.
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<(Self, BodyNames<'a>), &'static str> {
         Body(bytes).check().map(|names| (Body(bytes), names))
@@ -317,9 +314,11 @@ mod tests {
         fn an_encoded_body_reads_back_equal(event in any_event(), tenant in "[a-zé]{0,9}", id in "[a-zé]{1,9}") {
             let mut bytes = vec![7; 3];
             let stream = StreamKey { tenant: &tenant, aggregate_id: &id };
-            let head = BodyHead::new(&stream, "Thing", &event.event_type).expect("within the limits");
-            head.encode(&mut bytes, &event).expect("within the limits");
-            let layout = BodyLayout::parse(&bytes, 3, bytes.len() - 3).expect("a body");
+            Body::encode(&mut bytes, &stream, "Thing", &event, None).expect("within the limits");
+            let (start, length) = (bytes.len(), bytes.len() - 3);
+            Body::encode(&mut bytes, &stream, "Thing", &event, Some(3)).expect("within the limits");
+            prop_assert_eq!(&bytes[3..start], &bytes[start..]);
+            let layout = BodyLayout::parse(&bytes, start, length).expect("a body");
             let read = layout.of(&bytes);
             prop_assert_eq!((read.tenant(), read.aggregate_id(), read.aggregate_type()), (&*tenant, &*id, "Thing"));
             prop_assert_eq!((read.id(), read.event_type(), read.schema_version()), (event.id, &*event.event_type, event.schema_version));

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::codec::{Body, BodyHead, BodyLayout};
+use crate::codec::{Body, BodyLayout};
 use crate::error::{Error, Result};
 use crate::version::{AggregateVersion, Position};
 
@@ -242,7 +242,7 @@ impl Event {
         timestamp: Timestamp,
     ) -> Result<Self> {
         let mut bytes = Vec::new();
-        BodyHead::new(stream, aggregate_type, &event.event_type)?.encode(&mut bytes, event)?;
+        Body::encode(&mut bytes, stream, aggregate_type, event, None)?;
         let body = BodyLayout::parse(&bytes, 0, bytes.len()).map_err(|reason| Error::Serialization { reason: reason.to_owned() })?;
         Ok(Self { block: bytes.into(), body, position, version, timestamp })
     }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
 
 use super::read::read_locations;
-use crate::codec::{BodyHead, check_stream};
+use crate::codec::{Body, check_stream};
 use crate::error::{Error, EventIdProblem, Result};
 use crate::event::{Event, StreamKey};
 use crate::index::{Candidates, IdLookup, Index, KindId};
@@ -78,18 +78,15 @@ impl Request {
             let key = StreamKey { tenant: &request.tenant, aggregate_id: &stream.aggregate_id };
             check_stream(&key, &stream.aggregate_type)?;
             let events = u32::try_from(stream.events.len()).unwrap_or(u32::MAX);
-            let mut head = None;
+            let mut like = None;
             for event in &mut stream.events {
                 let start = request.bodies.len();
-                let head = match &head {
-                    Some(head) if request.event_types.last() == Some(&event.event_type) => head,
-                    _ => {
-                        let new = BodyHead::new(&key, &stream.aggregate_type, &event.event_type)?;
-                        request.event_types.push(std::mem::take(&mut event.event_type));
-                        &*head.insert(new)
-                    }
-                };
-                head.encode(&mut request.bodies, event)?;
+                like = like.filter(|_| request.event_types.last() == Some(&event.event_type));
+                Body::encode(&mut request.bodies, &key, &stream.aggregate_type, event, like)?;
+                if like.is_none() {
+                    like = Some(start);
+                    request.event_types.push(std::mem::take(&mut event.event_type));
+                }
                 let body = &request.bodies[start..];
                 if request.bodies.len() > BATCH_BYTES_MAX {
                     return Err(Error::LimitExceeded {

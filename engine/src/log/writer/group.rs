@@ -108,13 +108,21 @@ impl<D: Decider> Writer<D> {
                 }
                 core.last_members = group.waiters.len();
                 self.publish(core);
+                let mut answered = Vec::with_capacity(group.waiters.len());
                 for (ticket, waiting) in group.waiters {
                     match waiting {
-                        Waiting::Answer(answer) => answers.give(&ticket, answer),
-                        Waiting::Barrier => answers.give(&ticket, D::synced(end.position)),
+                        Waiting::Answer(answer) => answered.push((ticket, answer)),
+                        Waiting::Barrier => answered.push((ticket, D::synced(end.position))),
                         Waiting::Again(task) => core.queue.push_front((task, ticket)),
                     }
                 }
+                // Without the lock: whoever is woken first can append again while the others are still being answered.
+                MutexGuard::unlocked(core, || {
+                    for (ticket, answer) in answered {
+                        answers.give(&ticket, answer);
+                        answers.wake();
+                    }
+                });
             }
             Err(error) => {
                 let cause = segment.io(if sync { "write and sync" } else { "write" }, &error).to_string();
