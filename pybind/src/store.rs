@@ -18,7 +18,7 @@ use crate::metadata::{PyEventMetadata, metadata_argument};
 use crate::stream::stream;
 
 pub(crate) use answers::{PyCapabilities, PyOpenReport, PyReceipt};
-use arguments::{at_least, at_least_or_none, names, text, until};
+use arguments::{aggregate_type_filter, at_least, at_least_or_none, event_type_filter, text, until};
 use load::Load;
 pub(crate) use opening::{Handle, close_all, open, rebuild_manifest};
 use write::{Append, Save};
@@ -131,8 +131,8 @@ impl PyEventStore {
         let query = ReadAll {
             after: Some(Position(at_least("after", 0, after)?)),
             before: at_least_or_none("before", 1, before)?.map(Position),
-            event_types: names("event_types", event_types)?,
-            aggregate_types: names("aggregate_types", aggregate_types)?,
+            event_types: event_type_filter(event_types)?,
+            aggregate_types: aggregate_type_filter(aggregate_types)?,
             limit,
             backwards,
             include_system: false,

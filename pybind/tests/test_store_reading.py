@@ -290,3 +290,35 @@ async def test_head_sync_and_durable_position(store: EventStore) -> None:
 async def test_many_events_load(store: EventStore) -> None:
     await store.append("counter", [Counted(by=1) for _ in range(5000)], aggregate_type=Counter)
     assert (await store.load(Counter, "counter")).total == 5000
+
+
+class Sent(DomainEvent):
+    carrier: str
+
+
+class Shipped(DomainEvent, event_type="shipped", formerly=("Sent",)):
+    carrier: str
+
+
+async def test_a_class_as_filter_finds_what_was_stored_under_its_former_names(store: EventStore) -> None:
+    await store.append("order", [Sent(carrier="old"), Shipped(carrier="new")], aggregate_type="Order")
+    batches = [batch async for batch in store.read_all(event_types=[Shipped]).batches()]
+    assert [event.event_type for batch in batches for event in batch] == ["Sent", "shipped"]
+    assert [event.position async for event in store.read_all(event_types=["shipped"])] == [2]
+
+
+async def test_a_class_of_the_other_kind_is_no_filter(store: EventStore) -> None:
+    aggregates: Any = [Counter]
+    with pytest.raises(TypeError, match="a class of events"):
+        store.read_all(event_types=aggregates)
+    events: Any = [Counted]
+    with pytest.raises(TypeError, match="a class of aggregates"):
+        store.read_all(aggregate_types=events)
+    with pytest.raises(TypeError, match="a class of aggregates"):
+        await store.append("counter", [Counted(by=1)], aggregate_type=events[0])
+
+
+async def test_save_all_of_a_single_aggregate_says_what_to_do(store: EventStore) -> None:
+    single: Any = counted(1)
+    with pytest.raises(TypeError, match="save_all takes a list"):
+        await store.save_all(single)

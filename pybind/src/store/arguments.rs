@@ -9,6 +9,7 @@ use pyo3::types::{PyBool, PyInt, PyString, PyType};
 use uuid::Uuid;
 
 use crate::bridge::configuration;
+use crate::domain::Domain;
 use crate::load::Until;
 
 /// An aggregate id: a string or a UUID.
@@ -27,28 +28,53 @@ pub(super) fn kind(value: &Bound<'_, PyAny>) -> String {
     value.get_type().name().map_or_else(|_| "that".to_owned(), |name| name.to_string())
 }
 
-/// A type: its name, or the class that has it.
-pub(super) fn type_name(value: &Bound<'_, PyAny>) -> PyResult<String> {
+/// An aggregate type: its name, or the class that has it.
+pub(super) fn aggregate_type(value: &Bound<'_, PyAny>) -> PyResult<String> {
+    let py = value.py();
     if let Ok(text) = value.cast::<PyString>() {
         return text.extract();
     }
-    if value.is_instance_of::<PyType>() {
-        for attribute in [intern!(value.py(), "event_type"), intern!(value.py(), "aggregate_type")] {
-            if let Some(name) = value.getattr_opt(attribute)?.and_then(|name| name.extract().ok()) {
-                return Ok(name);
-            }
-        }
+    match value.cast::<PyType>() {
+        Ok(class) if class.is_subclass(Domain::get(py)?.aggregate_base.bind(py))? => class.getattr(intern!(py, "aggregate_type"))?.extract(),
+        _ => Err(PyTypeError::new_err(format!("an aggregate type is a str or a class of aggregates, not {}", value.repr()?))),
     }
-    Err(PyTypeError::new_err(format!("a type is a str or an event or aggregate class, not {}", kind(value))))
 }
 
-/// Names to filter by; none given means all.
-pub(super) fn names(option: &str, values: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<String>> {
+/// The event types that are read for a name, or for a class: those of a class are its own and its former ones.
+fn event_types(value: &Bound<'_, PyAny>) -> PyResult<Vec<String>> {
+    let py = value.py();
+    if let Ok(text) = value.cast::<PyString>() {
+        return Ok(vec![text.extract()?]);
+    }
+    match value.cast::<PyType>() {
+        Ok(class) if class.is_subclass(Domain::get(py)?.event_base.bind(py))? => {
+            let mut names: Vec<String> = class.getattr(intern!(py, "__eventuali_formerly__"))?.extract()?;
+            names.push(class.getattr(intern!(py, "event_type"))?.extract()?);
+            Ok(names)
+        }
+        _ => Err(PyTypeError::new_err(format!("an event type is a str or a class of events, not {}", value.repr()?))),
+    }
+}
+
+/// Event types to filter by; none given means all.
+pub(super) fn event_type_filter(values: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<String>> {
+    filter("event_types", values, event_types)
+}
+
+/// Aggregate types to filter by; none given means all.
+pub(super) fn aggregate_type_filter(values: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<String>> {
+    filter("aggregate_types", values, |value| Ok(vec![aggregate_type(value)?]))
+}
+
+fn filter(option: &str, values: Option<&Bound<'_, PyAny>>, names_of: impl Fn(&Bound<'_, PyAny>) -> PyResult<Vec<String>>) -> PyResult<Vec<String>> {
     let Some(values) = values else { return Ok(Vec::new()) };
     if values.is_instance_of::<PyString>() || values.is_instance_of::<PyType>() {
         return Err(PyTypeError::new_err(format!("{option} is a list: {option}=[{}]", values.repr()?)));
     }
-    let names = values.try_iter()?.map(|value| type_name(&value?)).collect::<PyResult<Vec<_>>>()?;
+    let mut names = Vec::new();
+    for value in values.try_iter()? {
+        names.extend(names_of(&value?)?);
+    }
     if names.is_empty() {
         return Err(configuration(values.py(), &format!("{option} is empty, so nothing could be read; leave it out to read all")));
     }

@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyList, PyType};
 
-use super::arguments::{expected, kind, text, timestamp, type_name};
+use super::arguments::{self, expected, kind, text, timestamp};
 use super::{Handle, PyReceipt};
 use crate::aggregate::{PyAggregate, core_of};
 use crate::bridge::{self, Effort, Job, LARGE_BYTES, Step, Waiter, configuration};
@@ -76,7 +76,10 @@ impl Save {
         let (mut members, mut places) = (Vec::new(), HashMap::new());
         for aggregate in aggregates.try_iter()? {
             let aggregate = aggregate?;
-            let core = core_of(&aggregate)?;
+            // An aggregate can be iterated over too, as every pydantic model.
+            let core = core_of(&aggregate).map_err(|error| {
+                if core_of(aggregates).is_ok() { PyTypeError::new_err("save_all takes a list of aggregates; save takes one") } else { error }
+            })?;
             if places.insert(core.as_ptr().addr(), members.len()).is_some() {
                 return Err(configuration(aggregates.py(), &format!("save_all was given {} twice", aggregate.repr()?)));
             }
@@ -226,7 +229,7 @@ impl Append {
         expected_version: &Bound<'_, PyAny>,
         time: impl Fn(usize) -> PyResult<Option<Timestamp>>,
     ) -> PyResult<usize> {
-        let (aggregate_id, aggregate_type) = (text(aggregate_id)?, type_name(aggregate_type)?);
+        let (aggregate_id, aggregate_type) = (text(aggregate_id)?, arguments::aggregate_type(aggregate_type)?);
         let expected = expected(expected_version)?;
         refuse_a_single_event(events)?;
         let (mut new_events, mut kept) = (Vec::new(), Vec::new());
