@@ -326,3 +326,28 @@ async def test_only_a_position_can_be_accepted_as_the_last(tmp_path: Path, posit
     with pytest.raises((ConfigurationError, TypeError), match="accept_loss_after"):
         await EventStore.create(tmp_path / "s", accept_loss_after=position)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["postgresql://ada:secret@host/db", "postgresql://host/db?user=ada&password=secret"])
+async def test_what_may_hold_a_password_is_not_shown_before_it_is_awaited(place: str) -> None:
+    opening = EventStore.create(place)
+    assert "secret" not in repr(opening)
+    with pytest.raises(UnsupportedError):
+        await opening
+
+
+def test_a_config_refuses_a_url_and_does_not_show_it() -> None:
+    with pytest.raises(ConfigurationError, match="connection string") as caught:
+        EventStoreConfig.embedded("postgresql://ada:secret@host/db")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_config_that_is_constructed_directly_is_checked_as_well() -> None:
+    durability: Any = "never"
+    with pytest.raises(ConfigurationError, match="there is no durability 'never'"):
+        EventStoreConfig("./orders", durability=durability)
+    with pytest.raises(ConfigurationError, match="ms= goes with durability 'interval'"):
+        EventStoreConfig("./orders", interval_ms=5)
+    interval: Any = 2.5
+    with pytest.raises(ConfigurationError, match="whole number"):
+        EventStoreConfig.embedded("./orders").with_durability("interval", ms=interval)

@@ -45,8 +45,10 @@ class OpenRequest:
 
     @property
     def shown(self) -> str:
-        """The place without its password."""
-        return re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", self.place)
+        """The place without what may hold a password: the user and the options of a URL."""
+        if self.is_path or "://" not in self.place:
+            return self.place
+        return re.sub(r"(?<=://).*@", "***@", self.place.partition("?")[0])
 
     def open(self, *, blocking: bool) -> EventStoreCore | Pending[EventStoreCore]:
         """The core of the store; without `blocking` perhaps what is to be awaited for it."""

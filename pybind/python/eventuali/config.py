@@ -31,9 +31,30 @@ class EventStoreConfig:
     interval_ms: int | None = None
     """With `"interval"`: after how many milliseconds at the latest everything is synced."""
 
+    def __post_init__(self) -> None:
+        if "://" in self.path:  # not shown: it may hold a password
+            raise ConfigurationError(
+                "an EventStoreConfig takes the path of a directory, and was given a connection string: "
+                "pass that to EventStore.create"
+            )
+        if self.durability not in _DURABILITIES:
+            raise ConfigurationError(
+                f"there is no durability {self.durability!r}: choose one of {', '.join(map(repr, _DURABILITIES))}"
+            )
+        interval: object = self.interval_ms
+        if interval is None:
+            return
+        if self.durability != "interval":
+            raise ConfigurationError(f"ms= goes with durability 'interval', not with {self.durability!r}")
+        if not isinstance(interval, int) or interval < 1:
+            raise ConfigurationError(f"ms= is a whole number of milliseconds from 1 on, not {interval!r}")
+
     @classmethod
     def embedded(cls, path: str | os.PathLike[str]) -> Self:
         """The embedded engine in a directory; any path is taken as it is, also one that is no connection string.
+
+        Raises:
+            ConfigurationError: `path` is a URL.
 
         Example:
             >>> EventStoreConfig.embedded("orders").path
@@ -55,15 +76,6 @@ class EventStoreConfig:
             >>> EventStoreConfig.embedded("./orders").with_durability("os").durability
             'os'
         """
-        if durability not in _DURABILITIES:
-            raise ConfigurationError(
-                f"there is no durability {durability!r}: choose one of {', '.join(map(repr, _DURABILITIES))}"
-            )
-        if durability != "interval":
-            if ms is not None:
-                raise ConfigurationError(f"ms= goes with durability 'interval', not with {durability!r}")
-            return replace(self, durability=durability, interval_ms=None)
-        interval = _DEFAULT_INTERVAL_MS if ms is None else ms
-        if interval < 1:
-            raise ConfigurationError(f"ms= is a number of milliseconds from 1 on, not {ms!r}")
-        return replace(self, durability=durability, interval_ms=interval)
+        if durability == "interval" and ms is None:
+            ms = _DEFAULT_INTERVAL_MS
+        return replace(self, durability=durability, interval_ms=ms)
