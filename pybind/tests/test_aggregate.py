@@ -126,8 +126,8 @@ def test_defaults_are_copied() -> None:
 
 def test_reading_a_field_that_no_event_has_set_is_an_error_that_names_it() -> None:
     with pytest.raises(FieldNotSetError, match=r"Order\.customer has no value yet") as caught:
-        _ = Order().customer
-    assert caught.value.field == "customer"
+        _ = Order(id="order-1").customer
+    assert (caught.value.field, caught.value.aggregate_id) == ("customer", "order-1")
     with pytest.raises(AttributeError, match="nothing_like_it"):
         _ = Order().nothing_like_it  # type: ignore[attr-defined]
 

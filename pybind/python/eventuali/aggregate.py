@@ -157,6 +157,7 @@ class Aggregate(_State):
                 raise FieldNotSetError(
                     f"{type(self).__name__}.{name} has no value yet: no event has set it, and it has no default; "
                     f"give it one, or set it in the handler of the first event",
+                    aggregate_id=self.id,
                     aggregate_type=type(self).aggregate_type,
                     field=name,
                 )
