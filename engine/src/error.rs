@@ -225,7 +225,8 @@ impl Error {
 
     /// A name that cannot be used, shortened for the message.
     pub(crate) fn name(what: &'static str, value: &str, problem: &'static str) -> Self {
-        Self::InvalidName { what, value: value.chars().take(64).collect(), problem }
+        // A limit says in what it is counted, which says nothing about a name.
+        Self::InvalidName { what: what.trim_end_matches(" (bytes)"), value: value.chars().take(64).collect(), problem }
     }
 }
 

@@ -6,6 +6,8 @@
 //!
 //! # From opening to loading
 //!
+//! `cargo add eventuali` and `cargo add serde --features derive`; further down also `cargo add serde_json`.
+//!
 //! ```
 //! use eventuali::{Aggregate, LogStore, Root};
 //! use serde::{Deserialize, Serialize};

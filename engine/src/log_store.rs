@@ -6,6 +6,7 @@ mod options;
 mod read;
 mod registry;
 
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -77,6 +78,12 @@ pub enum OpenOutcome {
 /// gives another handle. The last handle to be closed or dropped closes the store.
 pub struct LogStore {
     handle: Handle,
+}
+
+impl fmt::Debug for LogStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogStore").field("options", &self.handle.inner.options).finish_non_exhaustive()
+    }
 }
 
 /// What a handle and the operations begun on it share.
