@@ -225,7 +225,8 @@ impl LogStore {
     /// How much memory the index takes, in bytes.
     #[must_use]
     pub fn index_memory_bytes(&self) -> usize {
-        self.handle.inner.writer.with(|deciding| deciding.index.memory_bytes())
+        let writer = &self.handle.inner.writer;
+        if writer.is_of_parent() { 0 } else { writer.with(|deciding| deciding.index.memory_bytes()) }
     }
 
     /// The writer, if this handle may use it.
@@ -252,7 +253,9 @@ impl LogStore {
 impl Clone for LogStore {
     /// Another handle on the same store; of a closed handle, a closed one.
     fn clone(&self) -> Self {
-        let open = !self.handle.closed.load(Ordering::Acquire) && self.handle.inner.add_handle();
+        let of_parent = self.handle.inner.writer.is_of_parent();
+        // In a forked child the count may be held for ever, and a handle of the parent's store is refused everything anyway.
+        let open = !self.handle.closed.load(Ordering::Acquire) && (of_parent || self.handle.inner.add_handle());
         Self { handle: Handle::new(Arc::clone(&self.handle.inner), !open) }
     }
 }

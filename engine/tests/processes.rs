@@ -212,7 +212,14 @@ fn a_forked_child_can_neither_use_its_parents_store_nor_free_its_lock() {
         store.append(one("a", "before", 10)).wait().expect("stored");
         let parent = std::process::id();
         let reader = store.read_all(ReadAll::new());
+        // What was begun before the fork knew nothing of it: the child wrote to the log beside its parent, was told that its
+        // event was stored, and the parent gave the same position to another.
+        let (begun, barrier) = (store.append(one("a", "begun in the parent", 10)), store.sync());
         let child = fork(|| {
+            let answers = (begun.wait(), barrier.wait());
+            if !matches!(answers, (Err(Error::ForkedProcess), Err(Error::ForkedProcess))) || store.capabilities().writable {
+                return 96;
+            }
             let read: Result<Vec<_>> = reader.collect();
             if !matches!(read, Err(Error::ForkedProcess)) {
                 return 97;
@@ -336,4 +343,40 @@ fn check(directory: &Path, acknowledged: &[Vec<String>], round: u64) {
         assert!(batch.iter().all(|text| distinct.contains(&text)), "round {round}: {batch:?} was acknowledged and is not there");
     }
     store.close().wait().expect("closed");
+}
+
+/// Opening takes as long as reading the log, and the list of open stores was held meanwhile. A child forked off by another
+/// thread at that time found it held for ever, and hung as soon as it opened any store at all.
+#[test]
+fn a_child_that_is_forked_while_another_thread_opens_a_store_can_open_its_own() {
+    const TEST: &str = "a_child_that_is_forked_while_another_thread_opens_a_store_can_open_its_own";
+    if let Some(directory) = role() {
+        let slow = directory.join("slow");
+        fs::create_dir(&slow).expect("created");
+        // Opening waits here until somebody writes.
+        let manifest = slow.join("MANIFEST");
+        assert!(Command::new("mkfifo").arg(&manifest).status().expect("it runs").success());
+        let opening = thread::spawn({
+            let slow = slow.clone();
+            move || open(&slow).is_err()
+        });
+        while !slow.join("LOCK").exists() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let child = fork(|| {
+            // SAFETY: ends the child, should it hang.
+            unsafe { libc::alarm(10) };
+            let store = open(&directory.join("childs")).expect("it opens");
+            store.append(one("a", "from the child", 10)).wait().expect("stored");
+            store.close().wait().map_or(1, |()| 5)
+        });
+        say(&format!("the child ended with {}", status_of(child)));
+        fs::write(&manifest, b"this is no manifest").expect("written");
+        say(&format!("refused: {}", opening.join().expect("it ends")));
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut parent = Role::of(TEST, directory.path());
+    parent.expect("the child ended with 5");
+    parent.expect("refused: true");
 }

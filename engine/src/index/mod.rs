@@ -61,6 +61,11 @@ impl Index {
         }
     }
 
+    /// The position of the log's first event.
+    pub(crate) fn first_position(&self) -> u64 {
+        self.events.first_position()
+    }
+
     /// How many bytes of memory it takes.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.events.memory_bytes()

@@ -274,13 +274,14 @@ impl SegmentHeader {
         }
         check_version(u32::from_le_bytes(get(bytes, at::FORMAT_VERSION)), u32::from_le_bytes(get(bytes, at::READABLE_FROM)))?;
         let (base_lsn, base_position) = (u64::from_le_bytes(get(bytes, at::BASE_LSN)), u64::from_le_bytes(get(bytes, at::BASE_POSITION)));
-        if !is_plausible(base_lsn, base_position) {
+        let sequence = u64::from_le_bytes(get(bytes, at::SEQUENCE));
+        if !is_plausible(sequence, base_lsn, base_position) {
             return Err(HeadProblem::Damaged("the segment's header holds numbers that no log reaches"));
         }
         Ok(Self {
             store_id: Uuid::from_bytes(get(bytes, at::STORE_ID)),
             salt: u64::from_le_bytes(get(bytes, at::SALT)),
-            sequence: u64::from_le_bytes(get(bytes, at::SEQUENCE)),
+            sequence,
             generation: u32::from_le_bytes(get(bytes, at::GENERATION)),
             epoch: u32::from_le_bytes(get(bytes, at::EPOCH)),
             base_lsn,
@@ -296,8 +297,8 @@ impl SegmentHeader {
 }
 
 /// Whether a log can have got this far: what is larger would overflow sooner or later, and nobody has written that much.
-pub(crate) fn is_plausible(lsn: u64, position: u64) -> bool {
-    lsn < 1 << 62 && (1..1 << 62).contains(&position)
+pub(crate) fn is_plausible(sequence: u64, lsn: u64, position: u64) -> bool {
+    sequence < 1 << 62 && lsn < 1 << 62 && (1..1 << 62).contains(&position)
 }
 
 /// Whether this release can read a file whose version is `found`.

@@ -139,7 +139,7 @@ impl Manifest {
             end_lsn: (u32_at(entry, layout::SEALED) == 1).then(|| u64_at(entry, layout::END_LSN)),
         };
         let segments: Vec<ManifestSegment> = entries.chunks_exact(layout::ENTRY_BYTES).take(count).map(segment).collect();
-        if !segments.iter().all(|segment| is_plausible(segment.base_lsn, segment.base_position)) {
+        if !segments.iter().all(|segment| is_plausible(segment.sequence, segment.base_lsn, segment.base_position)) {
             return Err(HeadProblem::Damaged("it holds numbers that no log reaches"));
         }
         Ok(Self { store_id: Uuid::from_bytes(store_id), epoch: u32_at(bytes, layout::EPOCH), segments })

@@ -18,6 +18,10 @@ pub(crate) mod sys {
     pub(crate) const fn fork_generation() -> u32 {
         0
     }
+
+    pub(crate) fn without_forks<T>(run: impl FnOnce() -> T) -> T {
+        run()
+    }
 }
 pub(crate) mod ticket;
 pub(crate) mod watermark;

@@ -336,6 +336,8 @@ impl Opening<'_> {
                 if found.segments.last().is_some_and(|segment| segment.header.sequence == entry.sequence) {
                     found.lost.remove(0);
                 }
+                // What a crash left unnamed lies behind the damage as well.
+                found.lost.extend(unnamed.iter().filter(|(sequence, _)| *sequence > entry.sequence));
                 if let Some(damage) = &mut found.damage
                     && damage.next_good_position.is_none()
                 {

@@ -23,17 +23,22 @@ pub(crate) fn fork_generation() -> u32 {
     GENERATION.load(Ordering::Relaxed)
 }
 
-/// Runs `change` on the list of descriptors that a forked child closes at once; no fork happens meanwhile.
-pub(crate) fn with_lock_descriptors<T>(change: impl FnOnce(&mut Vec<RawFd>) -> T) -> T {
+/// Runs something short during which no fork happens, so that no child finds it half done.
+pub(crate) fn without_forks<T>(run: impl FnOnce() -> T) -> T {
     INSTALL.call_once(|| {
         // SAFETY: the three handlers are plain functions that live as long as the program; they only touch statics.
         unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork_in_parent), Some(after_fork_in_child)) };
     });
     FORKING.lock();
-    let result = change(&mut LOCKS.lock());
+    let result = run();
     // SAFETY: locked two lines above by this thread.
     unsafe { FORKING.unlock() };
     result
+}
+
+/// Runs `change` on the list of descriptors that a forked child closes at once; no fork happens meanwhile.
+pub(crate) fn with_lock_descriptors<T>(change: impl FnOnce(&mut Vec<RawFd>) -> T) -> T {
+    without_forks(|| change(&mut LOCKS.lock()))
 }
 
 extern "C" fn before_fork() {

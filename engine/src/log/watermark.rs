@@ -88,7 +88,9 @@ fn decode(bytes: &[u8; layout::BYTES], store_id: Uuid) -> Option<(u64, Mark)> {
         durable_position: u64_at(layout::DURABLE_POSITION),
         visible_position: u64_at(layout::VISIBLE_POSITION),
     };
-    Some((u64_at(layout::SEQUENCE), mark))
+    let sequence = u64_at(layout::SEQUENCE);
+    // As many were never written, and could not be counted on from.
+    (sequence < 1 << 62).then_some((sequence, mark))
 }
 
 /// The watermark of an open store.

@@ -321,9 +321,14 @@ impl<D: Decider> Writer<D> {
         matches!(self.core.lock().state, State::Closed | State::Closing)
     }
 
+    /// Whether this process was forked off the one that opened the log: then nothing here may be touched.
+    pub(crate) fn is_of_parent(&self) -> bool {
+        self.generation != sys::fork_generation()
+    }
+
     /// Whether appends are accepted.
     pub(crate) fn is_writable(&self) -> bool {
-        self.core.lock().state == State::Open
+        !self.is_of_parent() && self.core.lock().state == State::Open
     }
 
     /// Hands a task in. A caller that will not block is answered at once where nothing has to be waited for.
@@ -396,7 +401,7 @@ impl<D: Decider> Writer<D> {
 
     /// Nobody waits for this ticket any more; what it stands for goes on.
     pub(crate) fn abandon(self: &Arc<Self>, ticket: &Ticket<D::Answer>) {
-        if self.generation != sys::fork_generation() {
+        if self.is_of_parent() {
             return;
         }
         ticket.abandon();

@@ -60,6 +60,9 @@ impl<T> TaskOperation<T> {
 
 impl<T: Send> Operation<T> for TaskOperation<T> {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<T>> {
+        if self.writer.is_of_parent() {
+            return Poll::Ready(Err(Error::ForkedProcess));
+        }
         if matches!(self.state, TaskState::Fresh(_))
             && let Some(answer) = self.start(false)
         {
@@ -75,6 +78,9 @@ impl<T: Send> Operation<T> for TaskOperation<T> {
     }
 
     fn wait(&mut self, deadline: Option<Instant>) -> Option<Result<T>> {
+        if self.writer.is_of_parent() {
+            return Some(Err(Error::ForkedProcess));
+        }
         if matches!(self.state, TaskState::Fresh(_))
             && let Some(answer) = self.start(true)
         {
@@ -106,10 +112,10 @@ pub(super) struct CloseOperation {
 
 impl Operation<()> for CloseOperation {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
-        if let Some(ticket) = &self.ticket {
+        if let Some(ticket) = self.ticket.as_ref().filter(|_| !self.handle.inner.writer.is_of_parent()) {
             return ticket.poll(context);
         }
-        if !self.handle.inner.persistent {
+        if !self.handle.inner.persistent || self.handle.inner.writer.is_of_parent() {
             return Poll::Ready(self.handle.release());
         }
         let ticket = Ticket::new(false);

@@ -220,7 +220,8 @@ pub(crate) struct LogReader {
 impl LogReader {
     pub(crate) fn all(writer: &Arc<Writer<Deciding>>, query: ReadAll, damage: Option<&Corruption>) -> Self {
         let head = writer.visible();
-        let from = query.after.map_or(1, |after| after.0.saturating_add(1)).max(1);
+        let first = writer.with(|deciding| deciding.index.first_position());
+        let from = query.after.map_or(first, |after| after.0.saturating_add(1)).max(first);
         let to = query.before.map_or(head, |before| before.0.saturating_sub(1).min(head));
         let filter = writer.with(|deciding| deciding.index.filter(&query.event_types, &query.aggregate_types, query.include_system));
         let range = Range { from, to, backwards: query.backwards, limit: query.limit.unwrap_or(u64::MAX) };

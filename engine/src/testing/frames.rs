@@ -38,7 +38,7 @@ pub fn decode_frames(bytes: &[u8]) -> usize {
             }
         }
         frames += 1;
-        if !format::is_plausible(frame.header.lsn, frame.header.base_position) {
+        if !format::is_plausible(1, frame.header.lsn, frame.header.base_position) {
             break;
         }
         chain = chain.after(&frame.header);

@@ -191,3 +191,81 @@ fn unfinished_files_of_the_store_are_removed_and_those_of_others_are_not() {
     let left: Vec<_> = storage.files().into_keys().collect();
     assert_eq!(left, [FIRST, MANIFEST, WATERMARK, "other.tmp"]);
 }
+
+/// The numbers of a file system are given again. A store whose directory was removed under it was found again under the path of
+/// the directory that got its number next, and took appends for it, into files that no directory held any more.
+#[cfg(unix)]
+#[test]
+fn a_new_directory_is_never_taken_for_the_one_that_was_removed_under_an_open_store() {
+    use std::os::unix::fs::MetadataExt;
+
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let removed = folder.path().join("removed");
+    let store = open_directory(&removed).expect("created");
+    store.append(one("a", 10)).wait().expect("stored");
+    let number = fs::metadata(&removed).expect("known").ino();
+    fs::remove_dir_all(&removed).expect("removed");
+    let new = (0..64).map(|number| folder.path().join(number.to_string()));
+    let new: Vec<_> = new.inspect(|path| fs::create_dir(path).expect("created")).collect();
+    let same = new.iter().find(|path| fs::metadata(path).expect("known").ino() == number);
+    // Not every file system gives a number again so soon; then there is no danger either.
+    let path = same.unwrap_or(&new[0]);
+    let other = open_directory(path).expect("created");
+    assert_eq!(read_all(&other).expect("readable").len(), 0);
+    other.append(one("b", 10)).wait().expect("stored");
+    other.close().wait().expect("closed");
+    assert!(path.join(FIRST).exists());
+    drop(store);
+}
+
+/// Numbers at the end of their range, with checksums that match: counting on from them overflowed.
+#[test]
+fn numbers_that_cannot_be_counted_on_from_are_refused() {
+    let (files, _) = three_segments();
+    let forged = |name: &str, at: usize| {
+        let mut files = files.clone();
+        forge(files.get_mut(name).expect("it is there"), |bytes| bytes[at..at + 8].copy_from_slice(&u64::MAX.to_le_bytes()));
+        damage(&files)
+    };
+    for (name, at) in [(MANIFEST, 48), (MANIFEST, 48 + 2 * 72), (THIRD, 40), (FIRST, 40), (THIRD, 56), (THIRD, 64)] {
+        let damage = forged(name, at);
+        assert!(damage.path.ends_with(name) && damage.reason.contains("numbers that no log reaches"), "{damage}");
+    }
+
+    let mut files = files.clone();
+    let watermark = files.get_mut(WATERMARK).expect("it is there");
+    for slot in [0, 4096] {
+        forge(&mut watermark[slot..slot + 80], |bytes| bytes[8..16].copy_from_slice(&u64::MAX.to_le_bytes()));
+    }
+    let store = open(&holding(&files)).expect("a watermark is only a lower bound");
+    store.append(one("a", 10)).wait().expect("stored");
+    store.close().wait().expect("closed");
+}
+
+/// The end of an endless interval cannot be told: the commit thread panicked over it, and nobody who awaited was answered.
+#[test]
+fn an_interval_may_be_endless() {
+    let storage = FaultyStorage::new(0);
+    let store = crate::arrange::open_with(&storage, crate::arrange::options(Durability::Interval(std::time::Duration::MAX))).expect("created");
+    for _ in 0..3 {
+        store.append(one("a", 10)).wait().expect("stored");
+    }
+    let (answer, answered) = std::sync::mpsc::channel();
+    let mut sync = store.sync();
+    let waker = std::task::Waker::from(std::sync::Arc::new(Told(answer)));
+    let mut context = std::task::Context::from_waker(&waker);
+    if std::pin::Pin::new(&mut sync).poll(&mut context).is_pending() {
+        answered.recv_timeout(std::time::Duration::from_secs(20)).expect("the commit thread is alive");
+        assert!(std::pin::Pin::new(&mut sync).poll(&mut context).is_ready());
+    }
+    assert_eq!(store.durable_position().wait().expect("known").0, 3);
+}
+
+struct Told(std::sync::mpsc::Sender<()>);
+
+impl std::task::Wake for Told {
+    fn wake(self: std::sync::Arc<Self>) {
+        // Nobody may be listening any more.
+        let _ = self.0.send(());
+    }
+}

@@ -282,3 +282,31 @@ fn a_manifest_is_rebuilt_from_one_stores_segments_only() {
     assert!(matches!(rebuild_manifest(empty.path()), Err(Error::Configuration { .. })));
     let _ = fs::remove_file(empty.path().join(WATERMARK));
 }
+
+/// A power cut between the renames of a roll-over leaves a segment that the manifest does not name. Where the one before it
+/// rotted as well, its loss was accepted and the unnamed segment stayed: the next opening refused it as a stranger, and a
+/// roll-over wrote over it, so that the only copy of its events was gone.
+#[test]
+fn accepting_a_loss_also_moves_what_a_crash_left_unnamed_to_quarantine() {
+    let storage = FaultyStorage::new(0);
+    let store = open(&storage).expect("created");
+    store.append(one("a", 10)).wait().expect("stored");
+    store.append(one("a", 20_000)).wait().expect("stored");
+    let old_manifest = storage.files()[MANIFEST].clone();
+    store.append(one("a", 60_000)).wait().expect("stored in the next segment");
+    store.close().wait().expect("closed");
+    let mut files = storage.files();
+    files.insert(MANIFEST.to_owned(), old_manifest);
+    let unnamed = files[SECOND].clone();
+
+    let storage = holding(&flip(&files, FIRST, 10_000 * 8));
+    let store = accepting_loss_after(&storage, Position(1)).expect("the loss is accepted");
+    assert_eq!(read_all(&store).expect("readable").len(), 1);
+    store.close().wait().expect("closed");
+    assert!(storage.files().iter().any(|(name, bytes)| name.starts_with("quarantine/") && *bytes == unnamed), "nothing is lost in silence");
+    let store = open(&storage).expect("it opens from now on");
+    for _ in 0..3 {
+        store.append(one("a", 40_000)).wait().expect("it rolls over");
+    }
+    assert_eq!(read_all(&store).expect("readable").len(), 4);
+}

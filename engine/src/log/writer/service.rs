@@ -40,7 +40,7 @@ impl<D: Decider> Writer<D> {
                 return;
             }
             let due = match (self.options.mode, core.unsynced_since) {
-                (Mode::Interval(interval), Some(since)) if core.state == State::Open => Some(since + interval),
+                (Mode::Interval(interval), Some(since)) if core.state == State::Open => since.checked_add(interval),
                 _ => None,
             };
             if !core.leading && due.is_some_and(|due| due <= Instant::now()) {

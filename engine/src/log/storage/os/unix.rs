@@ -50,17 +50,22 @@ pub(super) fn is_at(file: &File, path: &Path) -> bool {
     matches!((file.metadata(), fs::metadata(path)), (Ok(open), Ok(named)) if identity(&open) == identity(&named))
 }
 
-/// A directory, whatever the path that led to it.
+/// The directory of a store, whatever the path that led to it.
+///
+/// The lock file belongs to it: when a directory is removed under an open store, its number is given to the next one, while
+/// that of the lock file is the store's for as long as it holds the lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DirectoryId {
     device: u64,
     inode: u64,
+    lock: Option<u64>,
 }
 
 impl DirectoryId {
     pub(crate) fn of(path: &Path) -> io::Result<Self> {
         let metadata = fs::metadata(path)?;
-        Ok(Self { device: metadata.dev(), inode: metadata.ino() })
+        let lock = fs::metadata(path.join(super::LOCK)).ok().map(|lock| lock.ino());
+        Ok(Self { device: metadata.dev(), inode: metadata.ino(), lock })
     }
 }
 
