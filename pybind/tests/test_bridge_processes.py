@@ -299,13 +299,18 @@ except KeyboardInterrupt:
 
 
 def interrupt_and_expect_usable(script: str, tmp_path: Path) -> None:
-    process = start(script, tmp_path / "store")
+    # Who starts the tests in the background has them ignore the signal, and children inherit that.
+    heed = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    process = start(heed + script, tmp_path / "store")
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     time.sleep(random.random() / 10)
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=30)
+    try:
+        output, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert (output, process.returncode) == ("usable\n", 0), errors
     assert time.monotonic() - began < 5
 
