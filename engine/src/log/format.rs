@@ -25,7 +25,7 @@ pub(crate) const BATCH_EVENTS_MAX: usize = 65_536;
 pub(crate) const BATCH_BYTES_MAX: usize = 64 << 20;
 
 /// Frames begin at multiples of this, so that the next one can be found after damage in linear time.
-pub(crate) const FRAME_ALIGN: u64 = 8;
+pub(crate) const FRAME_ALIGN: usize = 8;
 
 /// The seed of the checksums of record bodies, which are made before the segment is known.
 pub(crate) const BODY_SEED: u32 = 0x4556_424F;
@@ -211,12 +211,17 @@ pub(crate) fn segment_seed(salt: u64) -> u32 {
 
 /// The next multiple of the frame alignment.
 pub(crate) fn aligned(bytes: u64) -> u64 {
-    bytes.next_multiple_of(FRAME_ALIGN)
+    bytes.next_multiple_of(FRAME_ALIGN as u64)
+}
+
+/// How much room a frame of events has before its bodies.
+pub(crate) fn events_frame_room(count: usize) -> usize {
+    frame_header::BYTES + count * record_entry::BYTES
 }
 
 /// How long a frame of events is.
 pub(crate) fn events_frame_bytes(count: usize, body_bytes: usize) -> u64 {
-    aligned((frame_header::BYTES + count * record_entry::BYTES + body_bytes) as u64)
+    aligned((events_frame_room(count) + body_bytes) as u64)
 }
 
 /// The head of a segment file.
@@ -410,19 +415,16 @@ impl RecordEntry {
         (checksum(seed, &bytes[..at::CHECKSUM]) == sum).then(|| Self::decode_trusted(bytes))
     }
 
-    fn encode(&self, seed: u32) -> [u8; record_entry::BYTES] {
+    /// Writes all but the checksum.
+    fn encode(&self, out: &mut [u8]) {
         use record_entry as at;
-        let mut out = [0; at::BYTES];
-        put(&mut out, at::BODY_OFFSET, self.body_offset.to_le_bytes());
-        put(&mut out, at::BODY_BYTES, self.body_bytes.to_le_bytes());
-        put(&mut out, at::BODY_CHECKSUM, self.body_checksum.to_le_bytes());
-        put(&mut out, at::POSITION_DELTA, self.position_delta.to_le_bytes());
-        put(&mut out, at::VERSION, self.version.to_le_bytes());
-        put(&mut out, at::TIMESTAMP, self.timestamp.to_le_bytes());
-        put(&mut out, at::FLAGS, self.flags.to_le_bytes());
-        let sum = checksum(seed, &out[..at::CHECKSUM]);
-        put(&mut out, at::CHECKSUM, sum.to_le_bytes());
-        out
+        put(out, at::BODY_OFFSET, self.body_offset.to_le_bytes());
+        put(out, at::BODY_BYTES, self.body_bytes.to_le_bytes());
+        put(out, at::BODY_CHECKSUM, self.body_checksum.to_le_bytes());
+        put(out, at::POSITION_DELTA, self.position_delta.to_le_bytes());
+        put(out, at::VERSION, self.version.to_le_bytes());
+        put(out, at::TIMESTAMP, self.timestamp.to_le_bytes());
+        put(out, at::FLAGS, self.flags.to_le_bytes());
     }
 }
 
@@ -458,23 +460,26 @@ impl FrameContext {
         }
     }
 
-    /// Appends a frame of events to `out` and gives its header's checksum. Body offsets and position deltas are filled in here.
-    pub(crate) fn events(&self, out: &mut Vec<u8>, entries: &[RecordEntry], bodies: &[u8]) -> u32 {
-        let start = out.len();
-        let table_end = start + frame_header::BYTES + entries.len() * record_entry::BYTES;
-        out.reserve(table_end - start + bodies.len() + frame_header::BYTES);
-        out.resize(start + frame_header::BYTES, 0);
-        let mut body_at = table_end;
+    /// Completes a frame of events and gives its header's checksum. `frame` has room for the header and the table, then the
+    /// bodies; body offsets and position deltas are filled in here.
+    pub(crate) fn events(&self, frame: &mut Vec<u8>, entries: &[RecordEntry]) -> u32 {
+        let table_end = events_frame_room(entries.len());
+        let body_bytes = frame.len() - table_end;
+        let table = &mut frame[frame_header::BYTES..table_end];
+        let mut to_bodies = table.len();
         let narrow = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
-        for (index, entry) in entries.iter().enumerate() {
-            let entry_at = start + frame_header::BYTES + index * record_entry::BYTES;
-            let placed = RecordEntry { body_offset: narrow(body_at - entry_at), position_delta: narrow(index), ..*entry };
-            out.extend_from_slice(&placed.encode(self.seed));
-            body_at += entry.body_bytes as usize;
+        for (index, (entry, place)) in entries.iter().zip(table.chunks_exact_mut(record_entry::BYTES)).enumerate() {
+            let placed = RecordEntry { body_offset: narrow(to_bodies), position_delta: narrow(index), ..*entry };
+            placed.encode(place);
+            to_bodies = to_bodies - record_entry::BYTES + entry.body_bytes as usize;
         }
-        let table_checksum = checksum(TABLE_SEED, &out[start + frame_header::BYTES..]);
-        out.extend_from_slice(bodies);
-        self.finish(out, start, self.header(Kind::Events, entries.len(), bodies.len(), table_checksum))
+        // In a second pass: a sum right behind the writing would wait for the processor's pending writes.
+        for entry in table.chunks_exact_mut(record_entry::BYTES) {
+            let sum = checksum(self.seed, &entry[..record_entry::CHECKSUM]);
+            put(entry, record_entry::CHECKSUM, sum.to_le_bytes());
+        }
+        let table_checksum = checksum(TABLE_SEED, table);
+        self.finish(frame, 0, self.header(Kind::Events, entries.len(), body_bytes, table_checksum))
     }
 
     /// Appends a frame without events to `out` and gives its header's checksum.

@@ -168,9 +168,7 @@ impl Chain {
 pub(crate) fn later_headers(bytes: &[u8], salt: u64) -> impl Iterator<Item = (usize, FrameHeader)> {
     let seed = segment_seed(salt);
     let last = bytes.len().saturating_sub(frame_header::BYTES - 1);
-    (0..last)
-        .step_by(usize::try_from(FRAME_ALIGN).unwrap_or(1))
-        .filter_map(move |at| FrameHeader::decode(&bytes[at..], seed).map(|header| (at, header)))
+    (0..last).step_by(FRAME_ALIGN).filter_map(move |at| FrameHeader::decode(&bytes[at..], seed).map(|header| (at, header)))
 }
 
 /// What is known about the log beside the unbroken chain of its frames.
@@ -222,7 +220,7 @@ pub(crate) fn judge(evidence: &Evidence) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::format::FrameContext;
+    use crate::log::format::{FrameContext, events_frame_room};
 
     const START: Chain = Chain { lsn: 0, position: 1, checksum: 0, epoch: 1, commit_time: 0, durable_upto: 0 };
 
@@ -234,8 +232,9 @@ mod tests {
             version: 1,
             ..RecordEntry::default()
         };
-        let mut bytes = Vec::new();
-        context.events(&mut bytes, &[entry], body);
+        let mut bytes = vec![0; events_frame_room(1)];
+        bytes.extend_from_slice(body);
+        context.events(&mut bytes, &[entry]);
         bytes
     }
 

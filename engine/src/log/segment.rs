@@ -136,7 +136,7 @@ impl Segment {
                 return Ok(rest);
             }
             // The next block repeats what a header across the border needs.
-            at += bytes.len() as u64 - (frame_header::BYTES as u64 - FRAME_ALIGN);
+            at += bytes.len() as u64 - (frame_header::BYTES - FRAME_ALIGN) as u64;
         }
     }
 }

@@ -27,6 +27,8 @@ use super::ticket::{Ticket, park};
 use super::watermark::{Mark, Watermark};
 use crate::error::{Error, Result};
 
+/// The first frame of a group, if it is as long as this, becomes the group instead of being copied.
+const FRAME_BYTES_TAKEN: usize = 16 << 10;
 /// A group is written when it has grown to this, whoever else waits.
 const GROUP_BYTES_MAX: usize = 64 << 20;
 
@@ -43,8 +45,9 @@ pub(crate) trait Decider: Send + 'static {
     /// Accepts or answers a request. Accepting fills in what was assigned.
     fn decide(&mut self, request: &mut Self::Request, place: &Place) -> Decision<Self::Answer>;
 
-    /// The records of an accepted request: their entries, and their bodies one after the other.
-    fn records(request: &Self::Request) -> (&[RecordEntry], &[u8]);
+    /// The records of an accepted request: their entries, and the frame that they are to have, with room for its header and
+    /// table and then the bodies one after the other.
+    fn records(request: &mut Self::Request) -> (&[RecordEntry], &mut Vec<u8>);
 
     /// Reads the log for a request that asked to look, without the lock.
     fn look(request: &mut Self::Request, writer: &Writer<Self>) -> Result<()>
@@ -447,8 +450,13 @@ impl<D: Decider> Writer<D> {
                     let checksum = core.context().plain(&mut core.group.bytes, Kind::Epoch, &[]);
                     core.extend(frame_header::BYTES as u64, 0, checksum);
                 }
-                let (entries, bodies) = D::records(request);
-                let checksum = core.context().events(&mut core.group.bytes, entries, bodies);
+                let (entries, frame) = D::records(request);
+                let checksum = core.context().events(frame, entries);
+                if core.group.bytes.is_empty() && frame.len() >= FRAME_BYTES_TAKEN {
+                    core.group.bytes = std::mem::take(frame);
+                } else {
+                    core.group.bytes.extend_from_slice(frame);
+                }
                 core.extend(frame_bytes, count as u64, checksum);
                 Admitted::Joined(Waiting::Answer(answer))
             }

@@ -9,7 +9,9 @@ use crate::codec::{Body, check_stream};
 use crate::error::{Error, EventIdProblem, Result};
 use crate::event::{Event, StreamKey};
 use crate::index::{Candidates, IdLookup, Index, KindId};
-use crate::log::format::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BODY_SEED, RecordEntry, body, checksum, frame_header, record_entry};
+use crate::log::format::{
+    BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BODY_SEED, FRAME_ALIGN, RecordEntry, body, checksum, events_frame_room, frame_header, record_entry,
+};
 use crate::log::writer::{Decider, Decision, Place, Writer};
 use crate::store::{AppendBatch, Durability, Receipt, StreamAppend};
 use crate::version::{AggregateVersion, ExpectedVersion, Position};
@@ -25,7 +27,10 @@ pub(crate) struct Request {
     /// The event types, one for each run of equal ones in a stream's part.
     event_types: Vec<String>,
     entries: Vec<RecordEntry>,
-    bodies: Vec<u8>,
+    /// The frame: room for its header and table, then the bodies.
+    frame: Vec<u8>,
+    /// Where the bodies begin in it.
+    bodies_start: usize,
     durability: Durability,
     /// The log was looked at: up to this position it has none of the ids.
     absent_up_to: u64,
@@ -61,12 +66,14 @@ impl Request {
         if count > BATCH_EVENTS_MAX {
             return Err(Error::LimitExceeded { what: "number of events in one append", actual: count as u64, max: BATCH_EVENTS_MAX as u64 });
         }
+        let bodies_start = events_frame_room(count);
         let mut request = Self {
             streams: Vec::with_capacity(appends.len()),
             events: Vec::with_capacity(count),
             event_types: Vec::new(),
             entries: Vec::with_capacity(count),
-            bodies: Vec::with_capacity(bodies_bytes(&tenant, &appends)),
+            frame: Vec::with_capacity((bodies_start + bodies_bytes(&tenant, &appends)).next_multiple_of(FRAME_ALIGN)),
+            bodies_start,
             durability,
             absent_up_to: 0,
             to_look: Vec::new(),
@@ -74,29 +81,30 @@ impl Request {
             known: None,
             tenant,
         };
+        request.frame.resize(bodies_start, 0);
         for mut stream in appends {
             let key = StreamKey { tenant: &request.tenant, aggregate_id: &stream.aggregate_id };
             check_stream(&key, &stream.aggregate_type)?;
             let events = u32::try_from(stream.events.len()).unwrap_or(u32::MAX);
             let mut like = None;
             for event in &mut stream.events {
-                let start = request.bodies.len();
+                let start = request.frame.len();
                 like = like.filter(|_| request.event_types.last() == Some(&event.event_type));
-                Body::encode(&mut request.bodies, &key, &stream.aggregate_type, event, like)?;
+                Body::encode(&mut request.frame, &key, &stream.aggregate_type, event, like)?;
                 if like.is_none() {
                     like = Some(start);
                     request.event_types.push(std::mem::take(&mut event.event_type));
                 }
-                let body = &request.bodies[start..];
-                if request.bodies.len() > BATCH_BYTES_MAX {
+                let bodies_bytes = request.frame.len() - bodies_start;
+                if bodies_bytes > BATCH_BYTES_MAX {
                     return Err(Error::LimitExceeded {
                         what: "size of one append (bytes)",
-                        actual: request.bodies.len() as u64,
+                        actual: bodies_bytes as u64,
                         max: BATCH_BYTES_MAX as u64,
                     });
                 }
-                let body_bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
-                request.entries.push(RecordEntry { body_bytes, body_checksum: checksum(BODY_SEED, body), ..RecordEntry::default() });
+                let body_bytes = u32::try_from(request.frame.len() - start).unwrap_or(u32::MAX);
+                request.entries.push(RecordEntry { body_bytes, ..RecordEntry::default() });
                 let event_type = request.event_types.len() - 1;
                 request.events.push(EventPart { id: event.id, event_type, timestamp: event.timestamp.map(|time| time.0) });
             }
@@ -109,9 +117,21 @@ impl Request {
                 first,
             });
         }
+        request.sum_bodies();
         request.link_streams();
         request.check_ids()?;
         Ok(request)
+    }
+
+    /// Fills in the checksums of the bodies, when all are there: summed one by one as they are written, each would wait for
+    /// the processor's pending writes, which takes longer than the sum.
+    fn sum_bodies(&mut self) {
+        let mut bodies = &self.frame[self.bodies_start..];
+        for entry in &mut self.entries {
+            let (body, rest) = bodies.split_at(entry.body_bytes as usize);
+            entry.body_checksum = checksum(BODY_SEED, body);
+            bodies = rest;
+        }
     }
 
     /// Finds the parts that go to the same stream.
@@ -158,7 +178,7 @@ impl Request {
         if stored.id() != event.id || (stored.tenant(), stored.aggregate_id()) != (&*self.tenant, &*part.aggregate_id) {
             return Err(EventIdProblem::PartlyStored);
         }
-        let body = &self.bodies[start..start + self.entries[index].body_bytes as usize];
+        let body = &self.frame[start..start + self.entries[index].body_bytes as usize];
         if stored.has_same_content(body) { Ok(()) } else { Err(EventIdProblem::DifferentEvent) }
     }
 
@@ -172,7 +192,7 @@ impl Request {
         let mut receipts = Vec::with_capacity(self.streams.len());
         let mut parts = self.parts();
         let mut stored_at = Vec::with_capacity(self.events.len());
-        let (mut number, mut start) = (0, 0);
+        let (mut number, mut start) = (0, self.bodies_start);
         while number < self.events.len() {
             let mut locations = Vec::new();
             writer.with(|deciding| deciding.index.locations(first + number as u64, first + count - 1, false, None, usize::MAX, &mut locations));
@@ -329,7 +349,7 @@ impl Decider for Deciding {
     type Answer = Result<Answer>;
 
     fn size(request: &Request) -> (usize, usize) {
-        (request.entries.len(), request.bodies.len())
+        (request.entries.len(), request.frame.len() - request.bodies_start)
     }
 
     fn decide(&mut self, request: &mut Request, place: &Place) -> Decision<Result<Answer>> {
@@ -357,8 +377,8 @@ impl Decider for Deciding {
         }
     }
 
-    fn records(request: &Request) -> (&[RecordEntry], &[u8]) {
-        (&request.entries, &request.bodies)
+    fn records(request: &mut Request) -> (&[RecordEntry], &mut Vec<u8>) {
+        (&request.entries, &mut request.frame)
     }
 
     fn look(request: &mut Request, writer: &Writer<Self>) -> Result<()> {
