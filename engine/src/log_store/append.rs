@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
-use super::read::read_locations;
+use super::read::{Buffers, read_locations};
 use crate::codec::{Body, check_stream};
 use crate::error::{Error, EventIdProblem, Result};
 use crate::event::{Event, StreamKey};
@@ -196,7 +196,7 @@ impl Request {
         while number < self.events.len() {
             let mut locations = Vec::new();
             writer.with(|deciding| deciding.index.locations(first + number as u64, first + count - 1, false, None, usize::MAX, &mut locations));
-            for stored in read_locations(writer, &locations)? {
+            for stored in read_locations(writer, &locations, &mut Buffers::default())? {
                 let Some(part) = parts.next() else { break };
                 self.is_stored_as(number, start, part, &stored).map_err(|reason| {
                     let differing = if reason == EventIdProblem::DifferentEvent { number } else { index };
@@ -413,7 +413,7 @@ fn find_in_log(id: Uuid, candidates: &Candidates, writer: &Writer<Deciding>) -> 
         while from <= to {
             let mut locations = Vec::new();
             writer.with(|deciding| deciding.index.locations(from, to, false, None, usize::MAX, &mut locations));
-            let events = read_locations(writer, &locations)?;
+            let events = read_locations(writer, &locations, &mut Buffers::default())?;
             if let Some(event) = events.iter().find(|event| event.id() == id) {
                 return Ok(Some(event.position().0));
             }

@@ -38,12 +38,37 @@ struct Block {
     length: usize,
 }
 
+/// Memory that a reader has read into before: filled again, once no event of it is held any more.
+#[derive(Default)]
+pub(crate) struct Buffers(Vec<Arc<[u8]>>);
+
+impl Buffers {
+    /// How many are kept: a batch of a long frame is read in two parts.
+    const KEPT: usize = 2;
+
+    /// Memory for this many bytes, and no more than twice as much: whoever keeps an event keeps all of it.
+    fn take(&mut self, length: usize) -> Arc<[u8]> {
+        let fits = |bytes: &mut Arc<[u8]>| (length..=length * 2).contains(&bytes.len()) && Arc::get_mut(bytes).is_some();
+        match self.0.iter_mut().position(fits) {
+            Some(index) => self.0.swap_remove(index),
+            None => std::iter::repeat_n(0, length).collect(),
+        }
+    }
+
+    fn keep(&mut self, block: Block) {
+        if self.0.len() == Self::KEPT {
+            self.0.remove(0);
+        }
+        self.0.push(block.bytes);
+    }
+}
+
 impl Block {
-    fn read(segment: &Segment, start: u64, end: u64) -> Result<Self> {
+    fn read(segment: &Segment, start: u64, end: u64, buffers: &mut Buffers) -> Result<Self> {
         let length = usize::try_from(end - start).map_err(|_| Error::configuration("a record is larger than memory"))?;
-        let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, length).collect();
+        let mut bytes = buffers.take(length);
         let length = match Arc::get_mut(&mut bytes) {
-            Some(buffer) => segment.file.read_at(buffer, start).map_err(|error| segment.io("read", &error))?,
+            Some(buffer) => segment.file.read_at(&mut buffer[..length], start).map_err(|error| segment.io("read", &error))?,
             None => 0,
         };
         Ok(Self { start, bytes, length })
@@ -58,13 +83,14 @@ impl Block {
 }
 
 /// Reads the events at these locations, which are in order (either way), as many as fit a batch and at least one.
-pub(crate) fn read_locations(writer: &Writer<Deciding>, locations: &[Location]) -> Result<Vec<Event>> {
+pub(crate) fn read_locations(writer: &Writer<Deciding>, locations: &[Location], buffers: &mut Buffers) -> Result<Vec<Event>> {
     let segments = writer.segments();
     let mut events: Vec<Event> = Vec::with_capacity(locations.len().min(BATCH_EVENTS));
     let mut read_bytes = 0;
     let mut body_bytes = 0;
     let mut rest = locations;
-    while let Some(first) = rest.first() {
+    let mut full = false;
+    while let Some(first) = rest.first().filter(|_| !full) {
         let (segment, end_lsn) = segment_of(&segments, first)?;
         let run = run_of(segment, end_lsn, rest);
         let (start, end) = run.span;
@@ -72,22 +98,29 @@ pub(crate) fn read_locations(writer: &Writer<Deciding>, locations: &[Location]) 
             break;
         }
         read_bytes += end - start;
-        let block = Block::read(segment, start, end)?;
+        let block = Block::read(segment, start, end, buffers)?;
         // Bodies that lie elsewhere: those of a long frame, one after the other behind its table.
         let mut bodies: Option<Block> = None;
         for location in &rest[..run.count] {
             let (entry, (from, to)) = entry_at(segment, *location, &block)?;
             body_bytes += to - from;
-            if body_bytes > BATCH_BYTES && !events.is_empty() {
-                return Ok(events);
+            full = body_bytes > BATCH_BYTES && !events.is_empty();
+            if full {
+                break;
             }
             let holds = |block: &&Block| block.range(from, to).is_some();
             let found = match Some(&block).filter(holds).or(bodies.as_ref().filter(holds)) {
                 Some(found) => found,
-                None => bodies.insert(Block::read(segment, from, to.max(from + run.bodies_guess))?),
+                None => {
+                    if let Some(used) = bodies.take() {
+                        buffers.keep(used);
+                    }
+                    bodies.insert(Block::read(segment, from, to.max(from + run.bodies_guess), buffers)?)
+                }
             };
             events.push(event(segment, *location, &entry, (from, to), found)?);
         }
+        bodies.into_iter().chain([block]).for_each(|used| buffers.keep(used));
         rest = &rest[run.count..];
     }
     Ok(events)
@@ -213,6 +246,7 @@ pub(crate) struct LogReader {
     /// The overflow of kinds is sorted out here.
     query: ReadAll,
     locations: Vec<Location>,
+    buffers: Buffers,
     /// The damage that this reader comes upon: at its end, or before its beginning when it reads backwards.
     damage: Option<Corruption>,
 }
@@ -243,7 +277,16 @@ impl LogReader {
     }
 
     fn new(writer: &Arc<Writer<Deciding>>, what: What, range: Range, query: ReadAll, damage: Option<&Corruption>) -> Self {
-        Self { writer: Arc::clone(writer), generation: sys::fork_generation(), what, range, query, locations: Vec::new(), damage: damage.cloned() }
+        Self {
+            writer: Arc::clone(writer),
+            generation: sys::fork_generation(),
+            what,
+            range,
+            query,
+            locations: Vec::new(),
+            buffers: Buffers::default(),
+            damage: damage.cloned(),
+        }
     }
 
     fn next(&mut self) -> Result<Vec<Event>> {
@@ -279,7 +322,7 @@ impl LogReader {
             What::Nothing => Ok(Vec::new()),
             What::All(filter) => {
                 let looked = self.writer.with(|deciding| deciding.index.locations(from, to, backwards, filter.as_ref(), most, locations));
-                let mut events = read_locations(&self.writer, locations)?;
+                let mut events = read_locations(&self.writer, locations, &mut self.buffers)?;
                 let last = if events.len() == locations.len() { looked } else { locations[events.len() - 1].position };
                 if filter.is_some() {
                     let query = &self.query;
@@ -298,7 +341,7 @@ impl LogReader {
                 if backwards {
                     locations.reverse();
                 }
-                let events = read_locations(&self.writer, locations)?;
+                let events = read_locations(&self.writer, locations, &mut self.buffers)?;
                 let delivered = events.len() as u64;
                 let last = if backwards { to + 1 - delivered } else { from + delivered - 1 };
                 self.range.advance(last, events.len());
