@@ -109,14 +109,11 @@ pub(crate) fn read_locations(writer: &Writer<Deciding>, locations: &[Location], 
                 break;
             }
             let holds = |block: &&Block| block.range(from, to).is_some();
-            let found = match Some(&block).filter(holds).or(bodies.as_ref().filter(holds)) {
-                Some(found) => found,
-                None => {
-                    if let Some(used) = bodies.take() {
-                        buffers.keep(used);
-                    }
-                    bodies.insert(Block::read(segment, from, to.max(from + run.bodies_guess), buffers)?)
-                }
+            let found = if let Some(found) = Some(&block).filter(holds).or(bodies.as_ref().filter(holds)) {
+                found
+            } else {
+                bodies.take().into_iter().for_each(|used| buffers.keep(used));
+                bodies.insert(Block::read(segment, from, to.max(from + run.bodies_guess), buffers)?)
             };
             events.push(event(segment, *location, &entry, (from, to), found)?);
         }
