@@ -354,7 +354,7 @@ fn a_child_that_is_forked_while_another_thread_opens_a_store_can_open_its_own() 
     if let Some(directory) = role() {
         let slow = directory.join("slow");
         fs::create_dir(&slow).expect("created");
-        // Opening waits here until somebody writes.
+        // Opening waits here until somebody opens it for writing.
         let manifest = slow.join("MANIFEST");
         assert!(Command::new("mkfifo").arg(&manifest).status().expect("it runs").success());
         let opening = thread::spawn({
@@ -372,7 +372,8 @@ fn a_child_that_is_forked_while_another_thread_opens_a_store_can_open_its_own() 
             store.close().wait().map_or(1, |()| 5)
         });
         say(&format!("the child ended with {}", status_of(child)));
-        fs::write(&manifest, b"this is no manifest").expect("written");
+        // Opening it is enough: a pipe cannot be read at an offset, and who waits there may be gone before anything is written.
+        drop(fs::OpenOptions::new().write(true).open(&manifest).expect("somebody reads it"));
         say(&format!("refused: {}", opening.join().expect("it ends")));
         return;
     }
