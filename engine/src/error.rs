@@ -154,6 +154,24 @@ pub enum Error {
         /// The system's words.
         message: String,
     },
+    /// A database server cannot be reached or did not answer in time. Nothing of this request was stored; it can be repeated.
+    #[error("{store} is not available: {reason}; nothing was stored: try again, and see whether the server is up and reachable")]
+    Unavailable {
+        /// The store's address, without secrets.
+        store: String,
+        /// What was waited for, and what happened instead.
+        reason: String,
+    },
+    /// A database refused a statement. Nothing of this request was stored.
+    #[error("{store} refused a statement{}: {message}; nothing was stored", code.as_ref().map_or_else(String::new, |code| format!(" ({code})")))]
+    Database {
+        /// The store's address, without secrets.
+        store: String,
+        /// The database's own code for it: five characters of the SQL standard for Postgres, a number for SQLite.
+        code: Option<String>,
+        /// The database's own words.
+        message: String,
+    },
     /// A connection string, path or option cannot be used. Nothing was created.
     #[error("{message}")]
     Configuration {

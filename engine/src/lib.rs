@@ -168,8 +168,8 @@ pub use event::{DataFormat, Event, EventData, EventMetadata, Json, NewEvent, Str
 pub use log::storage;
 pub use log_store::{LogStore, OpenOptions, OpenOutcome, OpenReport, rebuild_manifest};
 pub use store::{
-    AppendBatch, BatchSource, Capabilities, Completion, Durability, EventReader, EventStore, Operation, ReadAll, ReadStream, Receipt, StreamAppend,
-    StreamInfo,
+    AppendBatch, BatchSource, Capabilities, Completion, Durability, EventReader, EventStore, Operation, ReadAll, ReadStream, Receipt, StoreIdentity,
+    StreamAppend, StreamInfo,
 };
 pub use version::{AggregateVersion, ExpectedVersion, Position};
 

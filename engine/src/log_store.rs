@@ -29,7 +29,9 @@ use crate::log::segment::Segment;
 use crate::log::storage::{MemoryStorage, Storage};
 use crate::log::sys;
 use crate::log::writer::{Mode, Writer, WriterOptions};
-use crate::store::{AppendBatch, Capabilities, Completion, Durability, EventReader, EventStore, ReadAll, ReadStream, Receipt, StreamInfo};
+use crate::store::{
+    AppendBatch, Capabilities, Completion, Durability, EventReader, EventStore, ReadAll, ReadStream, Receipt, StoreIdentity, StreamInfo,
+};
 use crate::version::{AggregateVersion, Position};
 
 /// What opening found and did.
@@ -318,6 +320,13 @@ impl EventStore for LogStore {
 
     fn close(&self) -> Completion<()> {
         Completion::running(CloseOperation { handle: self.handle.clone(), ticket: None })
+    }
+
+    fn identity(&self) -> Completion<StoreIdentity> {
+        Completion::ready(self.usable().map(|writer| {
+            let (store_id, epoch) = writer.identity();
+            StoreIdentity { store_id, epoch }
+        }))
     }
 
     fn capabilities(&self) -> Capabilities {

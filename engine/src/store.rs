@@ -1,14 +1,20 @@
 //! The [`EventStore`] trait: what every backend does, and the shapes of its requests and answers.
 
+mod batch;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use uuid::Uuid;
+
 use crate::error::{Error, Result};
-use crate::event::{Event, NewEvent, StreamKey};
-use crate::version::{AggregateVersion, ExpectedVersion, Position};
+use crate::event::{Event, StreamKey};
+use crate::version::{AggregateVersion, Position};
+
+pub use batch::{AppendBatch, StreamAppend};
 
 /// A durable, ordered log of events, grouped in streams.
 ///
@@ -48,58 +54,11 @@ pub trait EventStore: Send + Sync + 'static {
     /// Finishes what is under way and releases the store. Closing it again does nothing.
     fn close(&self) -> Completion<()>;
 
+    /// Which store this is, whatever path or address leads to it.
+    fn identity(&self) -> Completion<StoreIdentity>;
+
     /// What this backend does and promises.
     fn capabilities(&self) -> Capabilities;
-}
-
-/// One atomic append: events for one or several streams, in the order in which they get their positions.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct AppendBatch {
-    /// The tenant of all its streams; empty if tenants are not used.
-    pub tenant: String,
-    /// What to append. A stream may stand here more than once; later entries see the versions of earlier ones.
-    pub streams: Vec<StreamAppend>,
-}
-
-/// The events that one append brings to one stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StreamAppend {
-    /// The aggregate.
-    pub aggregate_id: String,
-    /// Its type: given by its first event, the same ever after.
-    pub aggregate_type: String,
-    /// What the writer believes about the stream.
-    pub expected: ExpectedVersion,
-    /// The events, oldest first. None is allowed: then only the expectation is checked.
-    pub events: Vec<NewEvent>,
-}
-
-impl AppendBatch {
-    /// A batch for one stream.
-    #[must_use]
-    pub fn one(aggregate_id: impl Into<String>, aggregate_type: impl Into<String>, expected: ExpectedVersion, events: Vec<NewEvent>) -> Self {
-        Self::default().and(aggregate_id, aggregate_type, expected, events)
-    }
-
-    /// The same batch with events for one more stream.
-    #[must_use]
-    pub fn and(
-        mut self,
-        aggregate_id: impl Into<String>,
-        aggregate_type: impl Into<String>,
-        expected: ExpectedVersion,
-        events: Vec<NewEvent>,
-    ) -> Self {
-        self.streams.push(StreamAppend { aggregate_id: aggregate_id.into(), aggregate_type: aggregate_type.into(), expected, events });
-        self
-    }
-
-    /// The same batch for the streams of a tenant.
-    #[must_use]
-    pub fn for_tenant(mut self, tenant: impl Into<String>) -> Self {
-        self.tenant = tenant.into();
-        self
-    }
 }
 
 /// What became of one stream's part of an append.
@@ -271,6 +230,15 @@ pub struct StreamInfo {
     pub last_position: Position,
 }
 
+/// Which store this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreIdentity {
+    /// Given when the store was made, and never changed.
+    pub store_id: Uuid,
+    /// Raised whenever positions that were given once may be given again, to other events.
+    pub epoch: u32,
+}
+
 /// What a backend does and promises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -283,13 +251,22 @@ pub struct Capabilities {
     pub persistent: bool,
     /// Whether appends are accepted.
     pub writable: bool,
+    /// Whether a JSON payload comes back byte for byte; if not, it comes back equal as a JSON value, to the last digit and
+    /// character, with other white space and another order of keys.
+    pub exact_json: bool,
 }
 
 impl Capabilities {
-    /// The capabilities of a backend.
+    /// The capabilities of a backend that keeps every byte.
     #[must_use]
     pub fn new(backend: &'static str, durability: Durability, persistent: bool, writable: bool) -> Self {
-        Self { backend, durability, persistent, writable }
+        Self { backend, durability, persistent, writable, exact_json: true }
+    }
+
+    /// The same, of a backend that keeps JSON as values.
+    #[must_use]
+    pub fn json_as_values(self) -> Self {
+        Self { exact_json: false, ..self }
     }
 }
 
@@ -523,6 +500,10 @@ impl<S: EventStore + ?Sized> EventStore for Arc<S> {
 
     fn close(&self) -> Completion<()> {
         (**self).close()
+    }
+
+    fn identity(&self) -> Completion<StoreIdentity> {
+        (**self).identity()
     }
 
     fn capabilities(&self) -> Capabilities {

@@ -150,6 +150,7 @@ macro_rules! conformance_suite {
                 everything_is_there_after_reopening
                 a_store_that_was_dropped_reopens_as_if_closed
                 expectations_and_types_hold_after_reopening
+                a_store_keeps_its_identity
                 a_repeated_append_is_recognised_after_reopening
                 positions_and_times_go_on_after_reopening
                 large_events_and_batches_are_there_after_reopening;
@@ -180,6 +181,12 @@ pub trait Home: Send + Sync {
     /// Opens the store. It is called again, after the store was closed, only where
     /// [`persistent`](crate::Capabilities::persistent) is true.
     fn open(&self) -> Arc<dyn EventStore>;
+
+    /// Whether a stored JSON payload, whose bytes are not those that were appended, is what this kind of store makes of them:
+    /// never, where [`exact_json`](crate::Capabilities::exact_json) is true.
+    fn same_json(&self, _stored: &[u8], _appended: &[u8]) -> bool {
+        false
+    }
 }
 
 impl<F: Fn() -> Box<dyn Home>> Backend for F {

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use eventuali::{
     Aggregate, AggregateVersion, AppendBatch, AsOf, Capabilities, Completion, Error, EventMetadata, EventReader, EventStore, ExpectedVersion,
-    LogStore, NewEvent, Operation, Position, ReadAll, ReadStream, Receipt, Result, Root, StreamInfo, StreamKey, Timestamp,
+    LogStore, NewEvent, Operation, Position, ReadAll, ReadStream, Receipt, Result, Root, StoreIdentity, StreamInfo, StreamKey, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -344,6 +344,10 @@ impl EventStore for Unreliable {
 
     fn close(&self) -> Completion<()> {
         self.store.close()
+    }
+
+    fn identity(&self) -> Completion<StoreIdentity> {
+        self.store.identity()
     }
 
     fn capabilities(&self) -> Capabilities {

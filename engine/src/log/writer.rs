@@ -309,6 +309,11 @@ impl<D: Decider> Writer<D> {
         self.durable.load(Ordering::Acquire)
     }
 
+    /// Which store this is. The epoch is that of the last frame, until this writer's first one raises it.
+    pub(crate) fn identity(&self) -> (uuid::Uuid, u32) {
+        (self.store_id, self.core.lock().chain.epoch)
+    }
+
     /// The segments, in their order.
     pub(crate) fn segments(&self) -> Arc<Vec<Arc<Segment>>> {
         Arc::clone(&self.segments.read())

@@ -1,7 +1,7 @@
 //! Appends: places, atomicity, streams and tenants.
 
 use super::Backend;
-use super::arrange::{Subject, THING, assert_all_same, assert_conflict, at, event, events, exact, in_tenant, one, places, positions, versions};
+use super::arrange::{Subject, THING, assert_conflict, at, event, events, exact, in_tenant, one, places, positions, versions};
 use crate::error::Error;
 use crate::event::NewEvent;
 use crate::store::{AppendBatch, Durability, ReadAll, ReadStream, Receipt, StreamInfo};
@@ -17,7 +17,7 @@ pub(super) fn append_one_event_returns_its_place(backend: &dyn Backend) {
     let expected = Receipt { aggregate_id: "order-1".to_owned(), position: at(1), version: AggregateVersion(1), events: 1, durability };
     assert_eq!(receipts, [expected]);
     let stored = subject.all();
-    assert_all_same(&stored, &first.streams[0].events);
+    subject.assert_all_same(&stored, &first.streams[0].events);
     assert_eq!((stored[0].aggregate_id(), stored[0].aggregate_type(), stored[0].tenant()), ("order-1", THING, ""));
 }
 
@@ -25,7 +25,7 @@ pub(super) fn append_many_events_numbers_them_in_order(backend: &dyn Backend) {
     let subject = Subject::new(backend);
     let appended = subject.grow("a", 7);
     let stored = subject.stream("a");
-    assert_all_same(&stored, &appended.streams[0].events);
+    subject.assert_all_same(&stored, &appended.streams[0].events);
     assert_eq!((versions(&stored), positions(&stored)), ((1..=7).collect(), (1..=7).collect()));
 }
 
@@ -36,7 +36,7 @@ pub(super) fn append_to_several_streams_is_one_atomic_step(backend: &dyn Backend
     let receipts = subject.append(&batch);
     assert_eq!(places(&receipts), [(4, 2, 2), (5, 3, 1), (8, 3, 3)]);
     assert_eq!(receipts.iter().map(|receipt| &*receipt.aggregate_id).collect::<Vec<_>>(), ["a", "b", "c"]);
-    assert_all_same(&subject.read_all(ReadAll::new().after(at(2))), batch.streams.iter().flat_map(|stream| &stream.events));
+    subject.assert_all_same(&subject.read_all(ReadAll::new().after(at(2))), batch.streams.iter().flat_map(|stream| &stream.events));
     assert_eq!(positions(&subject.stream("a")), [3, 4]);
     assert_eq!(positions(&subject.stream("b")), [1, 2, 5]);
     assert_eq!(positions(&subject.stream("c")), [6, 7, 8]);
@@ -130,7 +130,7 @@ pub(super) fn an_acknowledged_append_is_seen_by_every_later_read(backend: &dyn B
     for count in 1..=50 {
         let batch = subject.grow("a", 1);
         let newest = subject.read(ReadStream::of("a").backwards().limit(1));
-        assert_all_same(&newest, &batch.streams[0].events);
+        subject.assert_all_same(&newest, &batch.streams[0].events);
         assert_eq!(subject.read_all(ReadAll::new().backwards().limit(1)), newest);
         assert_eq!((subject.head(), subject.version("a")), (count, count));
     }
@@ -169,7 +169,7 @@ pub(super) fn the_same_aggregate_id_in_two_tenants_is_two_streams(backend: &dyn 
     for (tenant, events) in tenants.iter().zip(&appended) {
         position += events.len() as u64;
         let stream = subject.read(ReadStream { tenant: (*tenant).to_owned(), ..ReadStream::of("a") });
-        assert_all_same(&stream, events);
+        subject.assert_all_same(&stream, events);
         assert_eq!(versions(&stream), (1..=events.len() as u64).collect::<Vec<_>>());
         assert!(stream.iter().all(|event| event.tenant() == *tenant));
         let info =
@@ -177,7 +177,7 @@ pub(super) fn the_same_aggregate_id_in_two_tenants_is_two_streams(backend: &dyn 
         assert_eq!(subject.info(in_tenant(tenant, "a")), Some(info));
     }
     assert_eq!(subject.info(in_tenant("nobody", "a")), None);
-    assert_all_same(&subject.all(), appended.iter().flatten());
+    subject.assert_all_same(&subject.all(), appended.iter().flatten());
 }
 
 pub(super) fn receipts_name_the_durability_of_the_store(backend: &dyn Backend) {

@@ -9,7 +9,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::event::{Event, EventData, EventMetadata, Json, NewEvent, StreamKey, Tag};
+use crate::event::{DataFormat, Event, EventData, EventMetadata, Json, NewEvent, StreamKey, Tag};
 use crate::store::{AppendBatch, Completion, EventStore, ReadAll, ReadStream, Receipt, StreamInfo};
 use crate::testing::{Backend, Home};
 use crate::version::{AggregateVersion, ExpectedVersion, Position};
@@ -101,6 +101,32 @@ impl Subject {
         assert_eq!(self.all(), before, "a refused append ({error}) leaves a trace");
         error
     }
+
+    /// Asserts that a stored event is what was appended.
+    #[track_caller]
+    pub(super) fn assert_same(&self, stored: &Event, appended: &NewEvent) {
+        let metadata = stored.metadata().expect("the metadata is readable");
+        let tags = stored.tags().expect("the tags are readable");
+        assert_eq!((stored.id(), stored.event_type()), (appended.id, &*appended.event_type));
+        assert_eq!((stored.schema_version(), stored.format()), (appended.schema_version, appended.data.format()));
+        let (kept, given) = (stored.payload(), appended.data.as_bytes());
+        let same = kept == given || (stored.format() == DataFormat::Json && self.home.same_json(kept, given));
+        assert!(same, "the payload of {stored:?} is what was appended");
+        assert_eq!((metadata, tags), (appended.metadata.clone(), appended.tags.clone()));
+        if let Some(timestamp) = appended.timestamp {
+            assert_eq!(stored.timestamp(), timestamp);
+        }
+    }
+
+    /// Asserts that stored events are what was appended, in this order.
+    #[track_caller]
+    pub(super) fn assert_all_same<'a>(&self, stored: &[Event], appended: impl IntoIterator<Item = &'a NewEvent>) {
+        let appended: Vec<_> = appended.into_iter().collect();
+        assert_eq!(stored.len(), appended.len(), "as many events are stored as were appended");
+        for (stored, appended) in stored.iter().zip(appended) {
+            self.assert_same(stored, appended);
+        }
+    }
 }
 
 /// An event of a type, told apart from all others by its payload.
@@ -140,30 +166,6 @@ pub(super) fn versions(events: &[Event]) -> Vec<u64> {
 /// The position, version and number of events of each receipt.
 pub(super) fn places(receipts: &[Receipt]) -> Vec<(u64, u64, u32)> {
     receipts.iter().map(|receipt| (receipt.position.0, receipt.version.0, receipt.events)).collect()
-}
-
-/// Asserts that a stored event is what was appended.
-#[track_caller]
-pub(super) fn assert_same(stored: &Event, appended: &NewEvent) {
-    let metadata = stored.metadata().expect("the metadata is readable");
-    let tags = stored.tags().expect("the tags are readable");
-    assert_eq!((stored.id(), stored.event_type()), (appended.id, &*appended.event_type));
-    assert_eq!((stored.schema_version(), stored.format()), (appended.schema_version, appended.data.format()));
-    assert!(stored.payload() == appended.data.as_bytes(), "the payload of {stored:?} is what was appended");
-    assert_eq!((metadata, tags), (appended.metadata.clone(), appended.tags.clone()));
-    if let Some(timestamp) = appended.timestamp {
-        assert_eq!(stored.timestamp(), timestamp);
-    }
-}
-
-/// Asserts that stored events are what was appended, in this order.
-#[track_caller]
-pub(super) fn assert_all_same<'a>(stored: &[Event], appended: impl IntoIterator<Item = &'a NewEvent>) {
-    let appended: Vec<_> = appended.into_iter().collect();
-    assert_eq!(stored.len(), appended.len(), "as many events are stored as were appended");
-    for (stored, appended) in stored.iter().zip(appended) {
-        assert_same(stored, appended);
-    }
 }
 
 /// Everything that can be told apart in an event with all its parts.

@@ -1,7 +1,7 @@
 //! What is stored comes back as it was: payloads to the byte, metadata, tags, times.
 
 use super::Backend;
-use super::arrange::{Subject, THING, assert_all_same, assert_same, event, events, full_event, one};
+use super::arrange::{Subject, THING, event, events, full_event, one};
 use crate::event::{EventData, Json, NewEvent, Timestamp};
 use crate::store::{AppendBatch, ReadStream};
 use crate::version::ExpectedVersion::Any;
@@ -23,7 +23,7 @@ pub(super) fn json_payloads_keep_every_byte(backend: &dyn Backend) {
     ];
     let payloads: Vec<NewEvent> = texts.iter().map(|text| NewEvent::new("Said", EventData::Json(Json::new(*text).expect("JSON")))).collect();
     subject.append(&AppendBatch::one("a", THING, Any, payloads.clone()));
-    assert_all_same(&subject.stream("a"), &payloads);
+    subject.assert_all_same(&subject.stream("a"), &payloads);
 }
 
 pub(super) fn protobuf_payloads_keep_every_byte(backend: &dyn Backend) {
@@ -31,7 +31,7 @@ pub(super) fn protobuf_payloads_keep_every_byte(backend: &dyn Backend) {
     let payloads = [vec![], vec![0], vec![0; 4096], (0..=255).collect(), b"{\"looks like\": \"JSON\"}".to_vec(), vec![0xff; 70_000]];
     let payloads: Vec<NewEvent> = payloads.into_iter().map(|bytes| NewEvent::new("Said", EventData::Protobuf(bytes))).collect();
     subject.append(&AppendBatch::one("a", THING, Any, payloads.clone()));
-    assert_all_same(&subject.stream("a"), &payloads);
+    subject.assert_all_same(&subject.stream("a"), &payloads);
 }
 
 pub(super) fn metadata_tags_and_schema_version_are_kept(backend: &dyn Backend) {
@@ -39,8 +39,8 @@ pub(super) fn metadata_tags_and_schema_version_are_kept(backend: &dyn Backend) {
     let (full, bare) = (full_event(), event("Bare"));
     subject.append(&AppendBatch::one("a", THING, Any, vec![bare.clone(), full.clone(), bare_twin(&bare)]));
     let stored = subject.stream("a");
-    assert_same(&stored[0], &bare);
-    assert_same(&stored[1], &full);
+    subject.assert_same(&stored[0], &bare);
+    subject.assert_same(&stored[1], &full);
     assert_eq!([stored[0].has_extras(), stored[1].has_extras(), stored[2].has_extras()], [false, true, false]);
 }
 
@@ -93,6 +93,6 @@ pub(super) fn a_detached_event_is_equal_to_its_original(backend: &dyn Backend) {
     let detached = stored[0].detach();
     assert_eq!(detached, stored[0]);
     drop(stored);
-    assert_same(&detached, &full);
+    subject.assert_same(&detached, &full);
     assert_eq!((detached.tenant(), detached.aggregate_id(), detached.position().0), ("acme", "a", 11));
 }

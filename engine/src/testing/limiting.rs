@@ -1,7 +1,7 @@
 //! Limits: each is kept at its limit and refused one above.
 
 use super::Backend;
-use super::arrange::{Subject, THING, assert_all_same, assert_limit, assert_same, event, events, one, positions};
+use super::arrange::{Subject, THING, assert_limit, event, events, one, positions};
 use crate::event::{EventData, EventMetadata, Json, NewEvent, Tag};
 use crate::store::{AppendBatch, ReadStream};
 use crate::version::ExpectedVersion::Any;
@@ -19,7 +19,7 @@ fn with_payload(bytes: usize) -> NewEvent {
 fn assert_kept(subject: &Subject, event: &NewEvent) {
     subject.append(&one("a", event.clone()));
     let stored = subject.read(ReadStream::of("a").backwards().limit(1));
-    assert_all_same(&stored, [event]);
+    subject.assert_all_same(&stored, [event]);
 }
 
 pub(super) fn a_payload_of_no_bytes_is_kept(backend: &dyn Backend) {
@@ -94,8 +94,8 @@ pub(super) fn a_batch_of_65536_events_is_kept_and_of_65537_refused(backend: &dyn
     assert_eq!((receipts[0].position.0, receipts[0].version.0, receipts[0].events), (65_536, 65_536, 65_536));
     let stored = subject.stream("a");
     assert_eq!(stored.len(), 65_536);
-    assert_same(&stored[0], &all[0]);
-    assert_same(&stored[65_535], &all[65_535]);
+    subject.assert_same(&stored[0], &all[0]);
+    subject.assert_same(&stored[65_535], &all[65_535]);
     assert_eq!(subject.append(&largest), receipts, "the largest append can be repeated too");
 }
 
@@ -109,7 +109,7 @@ pub(super) fn a_batch_of_more_than_64_mib_is_refused(backend: &dyn Backend) {
     assert_eq!(subject.head(), 0);
     let kept = of(3);
     subject.append(&kept);
-    assert_all_same(&subject.stream("a"), &kept.streams[0].events);
+    subject.assert_all_same(&subject.stream("a"), &kept.streams[0].events);
 }
 
 pub(super) fn an_event_with_everything_at_its_limit_is_kept(backend: &dyn Backend) {
@@ -120,6 +120,6 @@ pub(super) fn an_event_with_everything_at_its_limit_is_kept(backend: &dyn Backen
             NewEvent { event_type: longest.clone(), schema_version: u32::MAX, tags: tags(32, 256), metadata, ..with_payload(PAYLOAD_BYTES_MAX) };
         subject.append(&AppendBatch::one(&*longest, &*longest, Any, vec![full.clone()]).for_tenant(&*longest));
         let stored = subject.read(ReadStream { tenant: longest.clone(), ..ReadStream::of(&*longest).backwards().limit(1) });
-        assert_all_same(&stored, [&full]);
+        subject.assert_all_same(&stored, [&full]);
     }
 }

@@ -1,6 +1,6 @@
 //! The naive model: a `Vec` of events that says what a store has to answer, and a store around it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -9,13 +9,11 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use crate::codec;
 use crate::error::{Error, EventIdProblem, Result};
 use crate::event::{Event, NewEvent, StreamKey, Timestamp};
-use crate::log::format::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX};
 use crate::store::{
-    AppendBatch, BatchSource, Capabilities, Completion, Durability, EventReader, EventStore, Operation, ReadAll, ReadStream, Receipt, StreamAppend,
-    StreamInfo,
+    AppendBatch, BatchSource, Capabilities, Completion, Durability, EventReader, EventStore, Operation, ReadAll, ReadStream, Receipt, StoreIdentity,
+    StreamAppend, StreamInfo,
 };
 use crate::testing::Home;
 use crate::version::{AggregateVersion, Position};
@@ -33,7 +31,7 @@ impl Model {
     /// # Errors
     /// Those of [`EventStore::append`].
     pub fn append(&mut self, batch: &AppendBatch) -> Result<Vec<Receipt>> {
-        check_limits(batch)?;
+        batch.check()?;
         if let Some(receipts) = self.repeated(batch)? {
             return Ok(receipts);
         }
@@ -90,10 +88,6 @@ impl Model {
         let appended: Vec<(&StreamAppend, &NewEvent)> =
             batch.streams.iter().flat_map(|stream| stream.events.iter().map(move |event| (stream, event))).collect();
         let conflict = |event_id: Uuid, reason| Err(Error::EventIdConflict { event_id, reason });
-        let mut seen = HashSet::new();
-        if let Some((_, twice)) = appended.iter().find(|(_, event)| !seen.insert(event.id)) {
-            return conflict(twice.id, EventIdProblem::TwiceInBatch);
-        }
         let ids: HashMap<Uuid, &Event> = self.events.iter().map(|event| (event.id(), event)).collect();
         let found: Vec<Option<&Event>> = appended.iter().map(|(_, new)| ids.get(&new.id).copied()).collect();
         let Some(known) = found.iter().position(Option::is_some) else { return Ok(None) };
@@ -166,26 +160,6 @@ fn turn_and_cut(mut events: Vec<Event>, backwards: bool, limit: Option<u64>) -> 
     }
     events.truncate(limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX));
     events
-}
-
-fn check_limits(batch: &AppendBatch) -> Result<()> {
-    let events: usize = batch.streams.iter().map(|stream| stream.events.len()).sum();
-    if events > BATCH_EVENTS_MAX {
-        return Err(Error::LimitExceeded { what: "append (events)", actual: events as u64, max: BATCH_EVENTS_MAX as u64 });
-    }
-    let mut bytes = 0;
-    for stream in &batch.streams {
-        let key = key_of(batch, stream);
-        codec::check_stream(&key, &stream.aggregate_type)?;
-        for event in &stream.events {
-            bytes += event.data.as_bytes().len();
-            Event::from_parts(&key, &stream.aggregate_type, event, Position::START, AggregateVersion::NONE, Timestamp::default())?;
-        }
-    }
-    if bytes > BATCH_BYTES_MAX {
-        return Err(Error::LimitExceeded { what: "append (bytes)", actual: bytes as u64, max: BATCH_BYTES_MAX as u64 });
-    }
-    Ok(())
 }
 
 fn receipt(stream: &StreamAppend, position: Position, version: AggregateVersion) -> Receipt {
@@ -262,6 +236,10 @@ impl EventStore for ModelStore {
             closed.store(true, Ordering::SeqCst);
             Ok(())
         })
+    }
+
+    fn identity(&self) -> Completion<StoreIdentity> {
+        Completion::ready(Ok(StoreIdentity { store_id: Uuid::nil(), epoch: 0 }))
     }
 
     fn capabilities(&self) -> Capabilities {

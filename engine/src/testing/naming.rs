@@ -1,7 +1,7 @@
 //! Names: what is kept to the byte, what is refused.
 
 use super::Backend;
-use super::arrange::{Subject, THING, assert_all_same, assert_limit, event, events, in_tenant, one};
+use super::arrange::{Subject, THING, assert_limit, event, events, in_tenant, one};
 use crate::error::Error;
 use crate::event::{NewEvent, Tag};
 use crate::store::{AppendBatch, ReadAll, ReadStream};
@@ -53,7 +53,7 @@ pub(super) fn hostile_names_are_kept_as_they_are(backend: &dyn Backend) {
         let named = NewEvent { tags: vec![Tag((*name).to_owned())], ..event(name) };
         subject.append(&AppendBatch::one(*name, *name, NoStream, vec![named.clone()]).for_tenant(*name));
         let stored = subject.read(ReadStream { tenant: (*name).to_owned(), ..ReadStream::of(*name) });
-        assert_all_same(&stored, [&named]);
+        subject.assert_all_same(&stored, [&named]);
         assert_eq!((stored[0].tenant(), stored[0].aggregate_id(), stored[0].aggregate_type()), (*name, *name, *name));
         assert_eq!(subject.read_all(ReadAll::new().event_types([*name])), stored);
         assert_eq!(subject.read_all(ReadAll::new().aggregate_types([*name])), stored);
@@ -82,7 +82,7 @@ pub(super) fn names_of_512_bytes_are_kept_and_of_513_refused(backend: &dyn Backe
         let batch = AppendBatch::one(&*longest, &*longest, NoStream, vec![event(&longest)]).for_tenant(&*longest);
         subject.append(&batch);
         let stored = subject.read(ReadStream { tenant: longest.clone(), ..ReadStream::of(&*longest) });
-        assert_all_same(&stored, &batch.streams[0].events);
+        subject.assert_all_same(&stored, &batch.streams[0].events);
         assert_eq!((stored[0].aggregate_id(), stored[0].aggregate_type(), stored[0].tenant()), (&*longest, &*longest, &*longest));
     }
     let too_long = "n".repeat(513);

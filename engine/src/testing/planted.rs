@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::event::{DataFormat, Event, EventData, Json, NewEvent, StreamKey};
-use crate::store::{AppendBatch, Capabilities, Completion, EventReader, EventStore, ReadAll, ReadStream, Receipt, StreamInfo};
+use crate::store::{AppendBatch, Capabilities, Completion, EventReader, EventStore, ReadAll, ReadStream, Receipt, StoreIdentity, StreamInfo};
 use crate::testing::Home;
 use crate::testing::model::{later, reader};
 use crate::version::{AggregateVersion, ExpectedVersion, Position};
@@ -277,6 +277,10 @@ impl EventStore for Planted {
 
     fn close(&self) -> Completion<()> {
         if self.bug == PlantedBug::CloseForgotten { Completion::ready(Ok(())) } else { self.store.close() }
+    }
+
+    fn identity(&self) -> Completion<StoreIdentity> {
+        self.store.identity()
     }
 
     fn capabilities(&self) -> Capabilities {

@@ -1,7 +1,7 @@
 //! What outlives the process where the backend says so.
 
 use super::Backend;
-use super::arrange::{Subject, THING, assert_conflict, assert_same, event, events, exact, full_event, in_tenant, one, places, positions};
+use super::arrange::{Subject, THING, assert_conflict, event, events, exact, full_event, in_tenant, one, places, positions};
 use crate::error::{Error, EventIdProblem};
 use crate::event::{Event, EventData, NewEvent, Timestamp};
 use crate::store::{AppendBatch, Durability, ReadAll};
@@ -108,7 +108,22 @@ pub(super) fn large_events_and_batches_are_there_after_reopening(backend: &dyn B
     for (aggregate_id, appended) in [("a", &large), ("c", &many)] {
         let stored = subject.stream(aggregate_id);
         assert_eq!(stored.len(), appended.len());
-        stored.iter().zip(appended).for_each(|(stored, appended)| assert_same(stored, appended));
+        stored.iter().zip(appended).for_each(|(stored, appended)| subject.assert_same(stored, appended));
     }
     assert_eq!(subject.head(), 5016);
+}
+
+pub(super) fn a_store_keeps_its_identity(backend: &dyn Backend) {
+    let mut subject = Subject::new(backend);
+    let identity = |subject: &Subject| subject.store.identity().wait().expect("the store says who it is");
+    let first = identity(&subject);
+    subject.grow("a", 2);
+    let grown = identity(&subject);
+    assert!(grown.store_id == first.store_id && grown.epoch >= first.epoch, "{first:?}, then {grown:?}");
+    if subject.is_persistent() {
+        subject.reopen();
+        assert_eq!(identity(&subject), grown);
+        subject.grow("a", 2);
+        assert_eq!(identity(&subject).store_id, first.store_id);
+    }
 }

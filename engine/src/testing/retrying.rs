@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::Backend;
-use super::arrange::{Subject, THING, assert_same, event, events, exact, one, places};
+use super::arrange::{Subject, THING, event, events, exact, one, places};
 use crate::error::{Error, EventIdProblem};
 use crate::event::{EventData, NewEvent};
 use crate::store::AppendBatch;
@@ -104,7 +104,7 @@ pub(super) fn a_repeated_append_is_recognised_among_random_ids_of_any_order(back
         assert_repeatable(&subject, &batches[at], &first[at]);
     }
     let stored = subject.stream("a0");
-    assert_same(&stored[0], &batches[0].streams[0].events[0]);
+    subject.assert_same(&stored[0], &batches[0].streams[0].events[0]);
     assert_eq!(subject.head(), 3000);
 }
 
