@@ -103,6 +103,30 @@ async def test_a_tilde_means_the_home_directory(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "orders" / "MANIFEST").exists()
 
 
+@pytest.mark.parametrize("spelling", [str, Path, EventStoreConfig.embedded])
+async def test_a_surrogate_that_stands_for_no_byte_is_refused_with_the_path(tmp_path: Path, spelling: Any) -> None:
+    path = f"{tmp_path}/a\ud800"
+    with pytest.raises(ConfigurationError, match=r"a\\ud800'"):
+        await EventStore.create(spelling(path))
+    with pytest.raises(ConfigurationError, match=r"a\\ud800'"):
+        rebuild_manifest(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("spelling", [str, Path])
+async def test_names_that_are_not_utf_8_are_different_directories(tmp_path: Path, spelling: Any) -> None:
+    names = [b"a\xfe", b"a\xff"]
+    for name in names:
+        async with EventStore.create(spelling(f"{tmp_path}/{os.fsdecode(name)}")) as store:
+            await store.save(counted(1))
+    assert sorted(os.fsencode(found.name) for found in tmp_path.iterdir()) == names
+
+
+async def test_a_connection_string_that_is_not_utf_8_can_only_be_a_path() -> None:
+    with pytest.raises(ConfigurationError, match="not UTF-8"):
+        await EventStore.create("postgresql://app:\udcff@host/db")
+
+
 @pytest.mark.parametrize(
     ("slip", "meant"),
     [

@@ -2,13 +2,13 @@
 
 import html
 import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
 from eventuali import _eventuali
 from eventuali._eventuali import EventStoreCore, Pending
+from eventuali._places import is_spelled_as_path, require_path, shown
 from eventuali.config import EventStoreConfig
 from eventuali.errors import ConfigurationError
 
@@ -41,14 +41,14 @@ class OpenRequest:
         place = os.fsdecode(store)
         if place.startswith("~") and not isinstance(store, str):
             place = str(Path(place).expanduser())
+        if not isinstance(store, str) or is_spelled_as_path(place):
+            require_path(place)
         return cls(place, not isinstance(store, str), durability, interval_ms, accept_loss_after, read_up_to_damage)
 
     @property
     def shown(self) -> str:
-        """The place without what may hold a password: the user and the options of a URL."""
-        if self.is_path or "://" not in self.place:
-            return self.place
-        return re.sub(r"(?<=://).*@", "***@", self.place.partition("?")[0])
+        """The place without what may hold a password."""
+        return shown(self.place, is_path=self.is_path)
 
     def open(self, *, blocking: bool) -> EventStoreCore | Pending[EventStoreCore]:
         """The core of the store; without `blocking` perhaps what is to be awaited for it."""

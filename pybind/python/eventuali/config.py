@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
+from eventuali._places import require_path
 from eventuali.errors import ConfigurationError
 
 __all__ = ["EventStoreConfig"]
@@ -32,11 +33,7 @@ class EventStoreConfig:
     """With `"interval"`: after how many milliseconds at the latest everything is synced."""
 
     def __post_init__(self) -> None:
-        if "://" in self.path:  # not shown: it may hold a password
-            raise ConfigurationError(
-                "an EventStoreConfig takes the path of a directory, and was given a connection string: "
-                "pass that to EventStore.create"
-            )
+        require_path(self.path)
         if self.durability not in _DURABILITIES:
             raise ConfigurationError(
                 f"there is no durability {self.durability!r}: choose one of {', '.join(map(repr, _DURABILITIES))}"

@@ -25,6 +25,7 @@ from eventuali._eventuali import (
     Receipt,
 )
 from eventuali._opening import OpenRequest, Place, core_of, html_summary, require_attempts, summary
+from eventuali._places import require_path
 from eventuali.aggregate import Aggregate
 from eventuali.errors import ConflictError
 from eventuali.event import DomainEvent
@@ -79,10 +80,13 @@ def rebuild_manifest(path: str | os.PathLike[str]) -> None:
     """Writes a new `MANIFEST` from the segment files of the store in `path`, where the old one is damaged or missing.
 
     Raises:
+        ConfigurationError: `path` is none that a directory can have.
         StoreLockedError: a process has the store open.
         CorruptionError: the segment files do not fit together.
     """
-    _eventuali.rebuild_manifest(Path(path).expanduser())
+    directory = Path(path).expanduser()
+    require_path(str(directory))
+    _eventuali.rebuild_manifest(directory)
 
 
 @final

@@ -1,6 +1,6 @@
 //! Opening a store in a thread of its own, and closing every store before the interpreter ends.
 
-use std::path::PathBuf;
+use std::path::{Component, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
@@ -124,7 +124,7 @@ pub(crate) fn open(
         options = options.read_up_to_damage();
     }
     let refused = |error| bridge::raise(py, &error);
-    let config = if is_path { Config::embedded(place) } else { Config::parse(&place.to_string_lossy()).map_err(refused)? }.options(options);
+    let config = if is_path { Ok(Config::embedded(place)) } else { named_by(place) }.map_err(refused)?.options(options);
     let (shown, in_memory) = (config.to_string(), config.path().is_none());
     let asked = if in_memory { Completion::ready(config.open()) } else { in_thread(|| config.open()) };
     let answer = move |py: Python<'_>, store: Store| {
@@ -134,6 +134,17 @@ pub(crate) fn open(
     };
     let job = Ask { asked, effort: Effort::DISK, answer };
     if blocking { bridge::block_on(py, job) } else { bridge::start(py, job) }
+}
+
+/// What a connection string names; one that is not UTF-8 can only be a path.
+fn named_by(place: PathBuf) -> Result<Config> {
+    match (place.to_str(), place.components().next()) {
+        (Some(text), _) => Config::parse(text),
+        (None, None | Some(Component::Normal(_))) => {
+            Err(Error::configuration("the connection string has bytes that are not UTF-8; a directory of such a name is given as a pathlib.Path"))
+        }
+        (None, Some(_)) => Ok(Config::embedded(place)),
+    }
 }
 
 /// Writes a new `MANIFEST` from the segment files, where the old one is damaged or missing.

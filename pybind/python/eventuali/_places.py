@@ -1,0 +1,50 @@
+"""What may be shown of the place of a store, and what is no path of a directory."""
+
+import os
+import re
+
+from eventuali.errors import ConfigurationError
+
+_KNOWN = r"postgres\w*|postgre|pgsql|psql|pg|sqlite3?|mysql|mariadb|mssql|redis|mongodb|eventuali|memory|https?"
+
+# A Windows drive is a single letter, so a scheme has more.
+_URL_IN_PATH = re.compile(
+    r"://"
+    r"|(?:^|[/\\])\s*[a-z][a-z0-9+._-]+:[/\\\s]"  # a scheme, of whose slashes pathlib may have left one
+    rf"|(?:^|[/\\])\s*(?:{_KNOWN})(?:\+\w+)?:"  # a scheme that forgot its slashes
+    r"|(?:^|[/\\])[^/\\]*:[^/\\]*@",  # user:password@host
+    re.IGNORECASE,
+)
+_WITHOUT_SECRETS = re.compile(r"memory://|(?:eventuali|sqlite)://[\w./%~-]*", re.ASCII | re.IGNORECASE)
+_BEGINS_AS_URL = re.compile(rf"[a-z][a-z0-9+.-]+://|(?:{_KNOWN})(?:\+\w+)?:", re.ASCII | re.IGNORECASE)
+_MAY_BE_SECRET = re.compile(r"[:@=?&;#\s]")
+
+
+def is_spelled_as_path(place: str) -> bool:
+    """Whether a connection string names a directory by its path, not by a URL or a bare word."""
+    return place.startswith(("/", ".", "~", "\\"))
+
+
+def shown(place: str, *, is_path: bool) -> str:
+    """A place without what may hold a password: a path or a bare word is shown, and of a URL its scheme."""
+    if is_path or is_spelled_as_path(place) or _WITHOUT_SECRETS.fullmatch(place):
+        return place
+    if begins := _BEGINS_AS_URL.match(place):
+        return f"{begins[0]}…"
+    return "…" if _MAY_BE_SECRET.search(place) else place
+
+
+def require_path(path: str) -> None:
+    """A path that the system can have, and that is no connection string: it may hold a password, and is not shown."""
+    if _URL_IN_PATH.search(path):
+        raise ConfigurationError(
+            "the path of a directory was expected, and this one looks like a connection string (not shown, because it "
+            "may hold a password): pass a connection string to EventStore.create as a string, beginning with its scheme"
+        )
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise ConfigurationError(
+            f"{path!r} is the path of no directory: it has a surrogate character that stands for nothing; "
+            "a name that is not UTF-8 is decoded with os.fsdecode"
+        ) from None
