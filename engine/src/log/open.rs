@@ -63,29 +63,8 @@ pub(crate) enum Outcome {
 
 /// Opens the log in `storage`, or creates one.
 pub(crate) fn open(storage: Arc<dyn Storage>, on_damage: OnDamage, visit: &mut Visit<'_>) -> Result<Log> {
-    let lock = storage.lock()?;
-    let opening = Opening { storage: &*storage, on_damage };
-    let manifest = match Manifest::read(&*storage) {
-        Ok(manifest) => Some(manifest),
-        Err(ManifestProblem::Missing) => opening.manifest_of_unfinished_creation()?,
-        Err(ManifestProblem::Damaged(reason)) => return Err(opening.manifest_corruption(reason).into()),
-        Err(ManifestProblem::Error(error)) => return Err(error),
-    };
-    let (manifest, created) = match manifest {
-        Some(manifest) => (manifest, false),
-        None => (opening.create()?, true),
-    };
-    if !created {
-        // The process before may have been killed between a rename and its sync: what is read here could still be lost.
-        storage.sync_directory("").map_err(|error| opening.io("sync", "", &error))?;
-    }
-    opening.remove_temporary_files()?;
-    if manifest.segments.is_empty() {
-        return Err(opening.manifest_corruption("it names no segments").into());
-    }
-    let found = opening.read(manifest, visit)?;
-    let settled = opening.settle(found, created)?;
-    let watermark = Watermark::open(&*storage, settled.store_id).map_err(|error| opening.io("open", WATERMARK, &error))?;
+    let (opened, lock) = with_lock(&*storage, || open_locked(&storage, on_damage, visit))?;
+    let Opened { settled, watermark } = opened;
     Ok(Log {
         lock,
         store_id: settled.store_id,
@@ -100,9 +79,56 @@ pub(crate) fn open(storage: Arc<dyn Storage>, on_damage: OnDamage, visit: &mut V
     })
 }
 
+/// Does something under the writer's lock. A refusal leaves no lock file where there was none.
+fn with_lock<T>(storage: &dyn Storage, work: impl FnOnce() -> Result<T>) -> Result<(T, Box<dyn Lock>)> {
+    let mut lock = storage.lock()?;
+    match work() {
+        Ok(done) => Ok((done, lock)),
+        Err(error) => {
+            lock.retract();
+            Err(error)
+        }
+    }
+}
+
+/// What opening needs beside the lock.
+struct Opened {
+    settled: Settled,
+    watermark: Watermark,
+}
+
+fn open_locked(storage: &Arc<dyn Storage>, on_damage: OnDamage, visit: &mut Visit<'_>) -> Result<Opened> {
+    let opening = Opening { storage: &**storage, on_damage };
+    let manifest = match Manifest::read(&**storage) {
+        Ok(manifest) => Some(manifest),
+        Err(ManifestProblem::Missing) => opening.manifest_of_unfinished_creation()?,
+        Err(ManifestProblem::Damaged(reason)) => return Err(opening.manifest_corruption(reason).into()),
+        Err(ManifestProblem::Error(error)) => return Err(error),
+    };
+    let (manifest, created) = match manifest {
+        Some(manifest) => (manifest, false),
+        None => (opening.create()?, true),
+    };
+    if !created {
+        // The process before may have been killed between a rename and its sync: what is read here could still be lost.
+        storage.sync_directory("").map_err(|error| opening.io("sync", "", &error))?;
+    }
+    if manifest.segments.is_empty() {
+        return Err(opening.manifest_corruption("it names no segments").into());
+    }
+    let found = opening.read(manifest, visit)?;
+    let settled = opening.settle(found, created)?;
+    opening.remove_temporary_files()?;
+    let watermark = Watermark::open(&**storage, settled.store_id).map_err(|error| opening.io("open", WATERMARK, &error))?;
+    Ok(Opened { settled, watermark })
+}
+
 /// Writes a new manifest from what the segment files say of themselves. The old one is kept in quarantine.
 pub(crate) fn rebuild_manifest(storage: &dyn Storage) -> Result<()> {
-    let _lock = storage.lock()?;
+    with_lock(storage, || rebuild_manifest_locked(storage)).map(drop)
+}
+
+fn rebuild_manifest_locked(storage: &dyn Storage) -> Result<()> {
     let opening = Opening { storage, on_damage: OnDamage::Refuse };
     let mut names: Vec<(u64, u32)> = opening.list()?.iter().filter_map(|name| parse_name(name)).collect();
     names.sort_unstable();

@@ -84,7 +84,11 @@ pub enum Access {
 }
 
 /// Held by the one writer of a store; given back by dropping it.
-pub trait Lock: Send + Sync {}
+pub trait Lock: Send + Sync {
+    /// What it was taken for is refused: removes what taking it has made, so that the directory is as it was. It is held
+    /// all the same until it is dropped.
+    fn retract(&mut self) {}
+}
 
 /// One open file, used by offset from many threads at once.
 pub trait StorageFile: Send + Sync + 'static {

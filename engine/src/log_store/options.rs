@@ -86,10 +86,8 @@ impl OpenOptions {
         }
         let created = make_directory(&path)?;
         let opened = registry::find_or_open(&path, &self, || Inner::open(Arc::new(OsStorage::new(path.clone())), &self));
-        let anothers = matches!(opened, Err(Error::StoreLocked { .. }));
-        if opened.is_err() && created && !anothers {
-            // Only an empty directory can be removed: what the attempt left is the lock.
-            let _ = fs::remove_file(path.join("LOCK"));
+        if opened.is_err() && created {
+            // Only an empty directory can be removed: one that another process has begun to use meanwhile holds its lock.
             let _ = fs::remove_dir(&path);
         }
         opened.map(LogStore::handle)

@@ -49,11 +49,8 @@ impl Storage for OsStorage {
 
     fn lock(&self) -> Result<Box<dyn Lock>> {
         let path = self.root.join(LOCK);
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
-        let options = private(options);
-        let lock = loop {
-            let file = options.open(&path).map_err(|error| Error::io("open", &path, &error))?;
+        let (lock, made) = loop {
+            let (file, made) = open_or_make(&path).map_err(|error| Error::io("open", &path, &error))?;
             let lock = HeldLock::take(file).map_err(|(file, error)| match error.kind() {
                 io::ErrorKind::WouldBlock => self.locked_by(&file),
                 _ => Error::io("lock", &path, &error),
@@ -61,7 +58,7 @@ impl Storage for OsStorage {
             // Another process whose attempt to create the store failed may have removed the file meanwhile: then this lock
             // keeps nobody out.
             if is_at(lock.file(), &path) {
-                break lock;
+                break (lock, made);
             }
         };
         let mut head = [0; 4];
@@ -74,7 +71,7 @@ impl Storage for OsStorage {
         padded.resize(LOCK_BYTES, b'\n');
         // What the file says is for people; the kernel's lock is what counts.
         let _ = write_all_at(lock.file(), &padded, 0);
-        Ok(Box::new(lock))
+        Ok(Box::new(OsLock { lock, made_at: made.then_some(path) }))
     }
 
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
@@ -141,7 +138,32 @@ fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-impl Lock for HeldLock {}
+/// The lock file, and whether it was not there before.
+fn open_or_make(path: &Path) -> io::Result<(File, bool)> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).truncate(false);
+    let mut options = private(options);
+    match options.create_new(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok((options.create_new(false).create(true).open(path)?, false)),
+        made => made.map(|file| (file, true)),
+    }
+}
+
+/// The lock of a store, on its lock file.
+struct OsLock {
+    lock: HeldLock,
+    /// Where the file is, if it was made by taking the lock.
+    made_at: Option<PathBuf>,
+}
+
+impl Lock for OsLock {
+    fn retract(&mut self) {
+        // Whoever has opened the file meanwhile finds, once the lock is theirs, that it is no longer there.
+        if let Some(path) = self.made_at.take().filter(|path| is_at(self.lock.file(), path)) {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
 
 struct OsFile {
     file: File,

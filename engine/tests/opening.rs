@@ -1,0 +1,87 @@
+//! What opening a directory leaves behind, and what its refusals say.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use eventuali::{Error, LogStore, OpenOptions, Position, rebuild_manifest};
+
+/// The files in a directory, by name.
+fn files(directory: &Path) -> BTreeMap<String, Vec<u8>> {
+    let read = |entry: std::io::Result<fs::DirEntry>| {
+        let entry = entry.expect("readable");
+        (entry.file_name().into_string().expect("a name"), fs::read(entry.path()).expect("readable"))
+    };
+    fs::read_dir(directory).expect("readable").map(read).collect()
+}
+
+fn directory_with(names: &[(&str, &[u8])]) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    for (name, bytes) in names {
+        fs::write(directory.path().join(name), bytes).expect("written");
+    }
+    directory
+}
+
+/// A refusal said that nothing was changed, and left a lock file in a directory that is no store.
+#[test]
+fn a_refused_directory_is_left_as_it_was() {
+    let foreign: [&[(&str, &[u8])]; 5] = [
+        &[("MANIFEST", b"of a ship")],
+        &[("000000001.g0.seg", b"no segment"), ("notes.txt", b"something else")],
+        &[("WATERMARK", b"on paper")],
+        &[("MANIFEST", b"of a ship"), ("MANIFEST.tmp", b"of another"), ("000000002.g0.seg.tmp", b"nothing")],
+        &[("LOCK", b"of a door")],
+    ];
+    for names in foreign {
+        let directory = directory_with(names);
+        let before = files(directory.path());
+        for options in [OpenOptions::new(), OpenOptions::new().read_up_to_damage(), OpenOptions::new().accept_loss_after(Position(1))] {
+            assert!(options.open(directory.path()).is_err(), "{names:?}");
+            assert!(files(directory.path()) == before, "{names:?}: something was changed");
+        }
+    }
+}
+
+#[test]
+fn a_refused_rebuilding_of_a_manifest_leaves_the_directory_as_it_was() {
+    for names in [&[("notes.txt", &b"something else"[..])][..], &[("000000001.g0.seg", b"no segment")]] {
+        let directory = directory_with(names);
+        let before = files(directory.path());
+        assert!(rebuild_manifest(directory.path()).is_err(), "{names:?}");
+        assert!(files(directory.path()) == before, "{names:?}: something was changed");
+    }
+}
+
+#[test]
+fn a_lock_file_that_was_there_stays_when_opening_is_refused() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    drop(LogStore::open(directory.path()).expect("created"));
+    fs::write(directory.path().join("MANIFEST"), b"of a ship").expect("written");
+    assert!(matches!(LogStore::open(directory.path()), Err(Error::Corruption(_))));
+    assert!(files(directory.path()).contains_key("LOCK"));
+}
+
+#[test]
+fn a_damaged_store_that_came_without_its_lock_file_gets_none() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    drop(LogStore::open(directory.path()).expect("created"));
+    fs::remove_file(directory.path().join("LOCK")).expect("removed");
+    let segment = directory.path().join("000000001.g0.seg");
+    let mut bytes = fs::read(&segment).expect("readable");
+    bytes[100] ^= 1;
+    fs::write(&segment, bytes).expect("written");
+    let before = files(directory.path());
+    assert!(matches!(LogStore::open(directory.path()), Err(Error::Corruption(_))));
+    assert!(files(directory.path()) == before, "something was changed");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_lock_file_may_be_a_link_to_one_that_is_not_there_yet() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let elsewhere = tempfile::tempdir().expect("a temporary directory");
+    std::os::unix::fs::symlink(elsewhere.path().join("lock"), directory.path().join("LOCK")).expect("linked");
+    drop(LogStore::open(directory.path()).expect("created"));
+    assert!(elsewhere.path().join("lock").exists());
+}
