@@ -167,7 +167,7 @@ pub enum Error {
     Database {
         /// The store's address, without secrets.
         store: String,
-        /// The database's own code for it: five characters of the SQL standard for Postgres, a number for SQLite.
+        /// The database's own code for it: five characters of the SQL standard for Postgres, a number for `SQLite`.
         code: Option<String>,
         /// The database's own words.
         message: String,
