@@ -14,6 +14,9 @@ PYTHON_SOURCES := . ../benches ../engine
 WORKSPACE := --workspace --exclude eventuali-benches
 TEST_FEATURES := --features eventuali/testing
 
+# Runs what follows with a Postgres server to test against: EVENTUALI_TEST_POSTGRES_URL if set, else a throwaway one.
+WITH_POSTGRES := $(BIN)/python $(abspath pybind/tools/with_postgres.py)
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -31,7 +34,7 @@ test: lint test-rust test-python ## every test and lint: Rust, documents, Python
 .PHONY: lint
 lint: fmt-check clippy deny ruff types ## formats, clippy, ruff, types, stubs
 
-.PHONY: fmt-check clippy deny ruff types test-rust test-python
+.PHONY: fmt-check clippy deny ruff types test-rust rust-tests test-python
 fmt-check: | lint-tools
 	cargo fmt --all -- --check
 
@@ -54,7 +57,10 @@ types: $(VENV)/.built $(VENV)/.test-tools
 	cd pybind && $(BIN)/basedpyright
 	cd pybind && $(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml eventuali._eventuali
 
-test-rust: | toolchain
+test-rust: $(VENV)/.build-tools postgres | toolchain
+	$(WITH_POSTGRES) $(MAKE) --no-print-directory rust-tests
+
+rust-tests:
 ifneq ($(shell command -v cargo-nextest),)
 	cargo nextest run --locked --status-level slow $(WORKSPACE) $(TEST_FEATURES)
 else
@@ -64,8 +70,8 @@ endif
 		echo "example $$example"; cargo run --locked --quiet -p eventuali $(TEST_FEATURES) --example $$example || exit 1; done
 	cargo test --locked $(WORKSPACE) --exclude eventuali-python $(TEST_FEATURES) --doc
 
-test-python: $(VENV)/.built $(VENV)/.test-tools
-	cd pybind && $(BIN)/pytest
+test-python: $(VENV)/.built $(VENV)/.test-tools postgres
+	cd pybind && $(WITH_POSTGRES) $(BIN)/pytest
 
 .PHONY: wheel
 wheel: $(VENV)/.build-tools ## an abi3 wheel in dist/, installed and tried in a fresh environment without Rust
@@ -110,6 +116,14 @@ $(VENV)/.build-tools: pybind/pyproject.toml
 $(VENV)/.test-tools: $(VENV)/.build-tools
 	$(BIN)/python -m pip install --quiet --group pybind/pyproject.toml:test
 	@touch $@
+
+# Programs to start a server with: installed ones, else those of a wheel, which therefore need not be made for this Python.
+.PHONY: postgres
+postgres: $(VENV)/.build-tools
+	@$(WITH_POSTGRES) --find >/dev/null 2>&1 || \
+		$(BIN)/python -m pip install --quiet --no-deps --only-binary=:all: --python-version 3.12 \
+			--target $(VENV)/postgres --upgrade --group pybind/pyproject.toml:postgres || \
+		test -n "$$EVENTUALI_TEST_POSTGRES_URL" || $(WITH_POSTGRES) --find
 
 $(VENV)/.built: $(VENV)/.build-tools $(PYBIND_SOURCES) | toolchain
 	cd pybind && VIRTUAL_ENV=$(abspath $(VENV)) PIP_QUIET=1 $(BIN)/maturin develop --quiet --locked --release
