@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
-use eventuali::{Error, LogStore, OpenOptions, Position, rebuild_manifest};
+use eventuali::{Durability, Error, LogStore, OpenOptions, Position, rebuild_manifest};
 
 /// The files in a directory, by name.
 fn files(directory: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -84,4 +85,28 @@ fn a_lock_file_may_be_a_link_to_one_that_is_not_there_yet() {
     std::os::unix::fs::symlink(elsewhere.path().join("lock"), directory.path().join("LOCK")).expect("linked");
     drop(LogStore::open(directory.path()).expect("created"));
     assert!(elsewhere.path().join("lock").exists());
+}
+
+#[track_caller]
+fn assert_refused_with(options: OpenOptions, open: &Path, words: &str) {
+    let Err(Error::Configuration { message }) = options.open(open) else { panic!("other options are accepted") };
+    assert!(message.contains(&format!("with other options: {words}; use the same")), "{message}");
+    assert!(!message.contains("OpenOptions"), "{message}");
+}
+
+#[test]
+fn opening_an_open_store_with_other_options_is_refused_with_those_that_differ() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path();
+    let store = LogStore::open(path).expect("created");
+    assert_refused_with(OpenOptions::new().durability(Durability::Os), path, "durability is Sync there, Os was asked for");
+    assert_refused_with(
+        OpenOptions::new().durability(Durability::Interval(Duration::from_millis(5))).segment_bytes(1 << 20),
+        path,
+        "durability is Sync there, Interval(5ms) was asked for; segment_bytes is 67108864 there, 1048576 was asked for",
+    );
+    assert_refused_with(OpenOptions::new().accept_loss_after(Position(7)), path, "accept_loss_after is nothing there, 7 was asked for");
+    assert_refused_with(OpenOptions::new().read_up_to_damage(), path, "read_up_to_damage is false there, true was asked for");
+    drop(LogStore::open(path).expect("equal options give another handle"));
+    drop(store);
 }

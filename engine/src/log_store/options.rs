@@ -102,6 +102,20 @@ impl OpenOptions {
         Inner::open(storage, &self).map(LogStore::handle)
     }
 
+    /// In words, what is asked for here and is otherwise in a store that is open already.
+    pub(super) fn differences_from(&self, open: &Self) -> String {
+        let position = |position: Option<Position>| position.map_or_else(|| "nothing".to_owned(), |position| position.to_string());
+        let compared = [
+            ("durability", format!("{:?}", open.durability), format!("{:?}", self.durability)),
+            ("segment_bytes", open.segment_bytes.to_string(), self.segment_bytes.to_string()),
+            ("accept_loss_after", position(open.accept_loss_after), position(self.accept_loss_after)),
+            ("read_up_to_damage", open.read_up_to_damage.to_string(), self.read_up_to_damage.to_string()),
+        ];
+        let differing = compared.iter().filter(|(_, there, asked)| there != asked);
+        let words: Vec<String> = differing.map(|(option, there, asked)| format!("{option} is {there} there, {asked} was asked for")).collect();
+        words.join("; ")
+    }
+
     fn check(&self) -> Result<()> {
         let (least, most) = SEGMENT_BYTES;
         if !(least..=most).contains(&self.segment_bytes) {

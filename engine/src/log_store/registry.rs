@@ -52,8 +52,8 @@ pub(super) fn find_or_open(path: &Path, options: &OpenOptions, open: impl FnOnce
         if inner.options != *options {
             inner.release_handle()?;
             return Err(Error::configuration(format!(
-                "the store {path:?} is open in this process with other options ({:?}, not {options:?}); use the same, or close it first",
-                inner.options
+                "the store {path:?} is open in this process with other options: {}; use the same, or close it first",
+                options.differences_from(&inner.options)
             )));
         }
         return Ok(inner);
