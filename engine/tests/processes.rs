@@ -127,6 +127,22 @@ fn a_second_writer_is_refused_with_the_first_ones_pid_until_that_is_killed() {
 }
 
 #[test]
+fn the_holder_of_a_lock_is_named_with_its_host_and_the_time_in_utc() {
+    if let Some(directory) = role() {
+        let Err(error @ Error::StoreLocked { .. }) = open(&directory) else { return say("it is not locked") };
+        return say(&error.to_string());
+    }
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let _store = open(directory.path()).expect("it opens");
+    let said = Role::of("the_holder_of_a_lock_is_named_with_its_host_and_the_time_in_utc", directory.path()).hear().expect("it is refused");
+    let (_, since) = said.split_once(", since ").unwrap_or_else(|| panic!("{said}"));
+    let (since, _) = since.split_once(')').unwrap_or_else(|| panic!("{said}"));
+    let shape: String = since.chars().map(|letter| if letter.is_ascii_digit() { '0' } else { letter }).collect();
+    assert_eq!(shape, "0000-00-00T00:00:00Z", "{said}");
+    assert!(said.contains("(host "), "{said}");
+}
+
+#[test]
 fn a_writer_in_this_process_refuses_others_and_says_who_it_is() {
     if let Some(directory) = role() {
         return say(&format!("held by {:?}", holder(open(&directory))));

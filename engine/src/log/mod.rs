@@ -24,5 +24,6 @@ pub(crate) mod sys {
     }
 }
 pub(crate) mod ticket;
+mod utc;
 pub(crate) mod watermark;
 pub(crate) mod writer;

@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Access, Lock, Space, Storage, StorageFile};
 use crate::error::{Error, Result};
+use crate::log::utc::rfc3339;
 
 #[cfg(unix)]
 #[path = "os/unix.rs"]
@@ -66,7 +67,7 @@ impl Storage for OsStorage {
         if !ours {
             return Err(Error::configuration(format!("{path:?} is not a lock of this store; move it away, or choose another directory")));
         }
-        let text = format!("pid {}\nhost {}\nsince {}\n", std::process::id(), platform::host_name(), unix_seconds());
+        let text = format!("pid {}\nhost {}\nsince {}\n", std::process::id(), platform::host_name(), rfc3339(unix_seconds()));
         let mut padded = text.into_bytes();
         padded.resize(LOCK_BYTES, b'\n');
         // What the file says is for people; the kernel's lock is what counts.
@@ -130,7 +131,7 @@ impl OsStorage {
         let pid = field("pid ").and_then(|pid| pid.parse().ok());
         let host = field("host ").unwrap_or_else(|| "unknown".to_owned());
         let since = field("since ").unwrap_or_else(|| "unknown".to_owned());
-        Error::StoreLocked { path: self.root.clone(), pid, holder: format!("host {host}, since {since} (unix time)") }
+        Error::StoreLocked { path: self.root.clone(), pid, holder: format!("host {host}, since {since}") }
     }
 }
 
