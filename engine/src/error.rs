@@ -125,8 +125,11 @@ pub enum Error {
         /// What failed.
         cause: String,
     },
-    /// An earlier write or sync failed, and the writer stopped. Nothing of this request was stored; reads go on.
-    #[error("the writer stopped after a failure: {cause}; nothing of this request was stored: close the store, mend the cause, open it again")]
+    /// An earlier write or sync failed, and the writer stopped. This request stored nothing; reads go on.
+    ///
+    /// The repetition of an append that is stored already is refused too: what of it is on disk is known only when the store
+    /// has been opened again, and then it is answered as ever.
+    #[error("the writer stopped after a failure: {cause}; this request stored nothing: close the store, mend the cause, open it again")]
     Poisoned {
         /// The first failure.
         cause: String,

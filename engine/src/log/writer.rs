@@ -4,6 +4,7 @@
 //! is filling. One leader at a time writes and syncs a group with the lock released, while the next one fills. A thread
 //! that waits leads itself; tasks are served by the commit thread. No group is ever owned by something that can be dropped.
 
+mod decider;
 mod group;
 mod room;
 mod service;
@@ -16,7 +17,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
-use super::format::{FrameContext, Kind, RecordEntry, TAIL_RESERVE, events_frame_bytes, frame_header};
+pub(crate) use decider::{Decider, Decision, Place};
+
+use super::format::{FrameContext, Kind, TAIL_RESERVE, events_frame_bytes, frame_header};
 use super::manifest::ManifestSegment;
 use super::open::{Log, Outcome};
 use super::recovery::Chain;
@@ -31,65 +34,6 @@ use crate::error::{Error, Result};
 const FRAME_BYTES_TAKEN: usize = 16 << 10;
 /// A group is written when it has grown to this, whoever else waits.
 const GROUP_BYTES_MAX: usize = 64 << 20;
-
-/// What the log does not know: which requests are accepted. Its state is guarded by the writer's lock.
-pub(crate) trait Decider: Send + 'static {
-    /// Something to be appended.
-    type Request: Send + 'static;
-    /// What becomes of it.
-    type Answer: Send + 'static;
-
-    /// How many records a request has, and how long their bodies are together.
-    fn size(request: &Self::Request) -> (usize, usize);
-
-    /// Accepts or answers a request. Accepting fills in what was assigned.
-    fn decide(&mut self, request: &mut Self::Request, place: &Place) -> Decision<Self::Answer>;
-
-    /// The records of an accepted request: their entries, and the frame that they are to have, with room for its header and
-    /// table and then the bodies one after the other.
-    fn records(request: &mut Self::Request) -> (&[RecordEntry], &mut Vec<u8>);
-
-    /// Reads the log for a request that asked to look, without the lock.
-    fn look(request: &mut Self::Request, writer: &Writer<Self>) -> Result<()>
-    where
-        Self: Sized;
-
-    /// Everything up to `position` can be read now.
-    fn published(&mut self, position: u64);
-
-    /// The answer to a request that failed.
-    fn failed(error: Error) -> Self::Answer;
-
-    /// The answer to a barrier.
-    fn synced(position: u64) -> Self::Answer;
-}
-
-/// Where an accepted request will stand.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Place {
-    /// The LSN of its frame.
-    pub(crate) lsn: u64,
-    /// The position of its first event.
-    pub(crate) position: u64,
-    /// When it is committed, in microseconds since 1970.
-    pub(crate) commit_time: i64,
-    /// The position of the last event that can be read.
-    pub(crate) visible: u64,
-}
-
-/// What is to be done with a request.
-pub(crate) enum Decision<A> {
-    /// Its records are appended; it gets this answer when they are as durable as promised.
-    Append(A),
-    /// Nothing is appended, and everything the answer rests on can be read.
-    Answer(A),
-    /// Nothing is appended, and the answer rests on events that are not published yet: it shares their fate.
-    AnswerWithGroup(A),
-    /// It depends on events that are not published yet: decide again when they are.
-    AgainAfterGroup,
-    /// The log must be read first.
-    Look,
-}
 
 /// Something to be done in the order of the log.
 pub(crate) enum Task<D: Decider> {
@@ -433,12 +377,8 @@ impl<D: Decider> Writer<D> {
             return Admitted::Joined(Waiting::Barrier);
         };
         let (count, body_bytes) = D::size(request);
-        let frame_bytes = if count == 0 { 0 } else { events_frame_bytes(count, body_bytes) };
+        let frame_bytes = events_frame_bytes(count, body_bytes);
         let epoch_bytes = if core.new_epoch.is_some() { frame_header::BYTES as u64 } else { 0 };
-        let too_much = !core.group.bytes.is_empty() && core.group.bytes.len() + body_bytes > GROUP_BYTES_MAX;
-        if count > 0 && (too_much || core.chain.lsn + epoch_bytes + frame_bytes + TAIL_RESERVE > core.secured) {
-            return Admitted::NoRoom;
-        }
         let commit_time = now_micros().max(core.chain.commit_time);
         let place = Place { lsn: core.chain.lsn + epoch_bytes, position: core.chain.position, commit_time, visible: core.visible.position };
         match core.decider.decide(request, &place) {
@@ -446,7 +386,16 @@ impl<D: Decider> Writer<D> {
             Decision::AnswerWithGroup(answer) => Admitted::Joined(Waiting::Answer(answer)),
             Decision::AgainAfterGroup => Admitted::Again,
             Decision::Look => Admitted::Look,
-            Decision::Append(answer) => {
+            Decision::Append => {
+                // Only now, so that a full disk hides no answer that needs no room.
+                let too_much = !core.group.bytes.is_empty() && core.group.bytes.len() + body_bytes > GROUP_BYTES_MAX;
+                if too_much || core.chain.lsn + epoch_bytes + frame_bytes + TAIL_RESERVE > core.secured {
+                    return Admitted::NoRoom;
+                }
+                let answer = match core.decider.assign(request, &place) {
+                    Ok(answer) => answer,
+                    Err(error) => return Admitted::Answered(D::failed(error)),
+                };
                 core.chain.commit_time = commit_time;
                 if let Some(epoch) = core.new_epoch.take() {
                     core.chain.epoch = epoch;

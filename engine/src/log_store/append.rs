@@ -311,7 +311,7 @@ impl Deciding {
     }
 
     /// Assigns versions and positions to the events of a request that was accepted.
-    fn assign(&mut self, request: &mut Request, place: &Place) -> Result<Vec<Receipt>> {
+    fn assign_places(&mut self, request: &mut Request, place: &Place) -> Result<Vec<Receipt>> {
         self.index.has_room_for(request.events.len())?;
         let mut receipts = Vec::with_capacity(request.streams.len());
         let mut number = 0;
@@ -370,11 +370,12 @@ impl Decider for Deciding {
                 let answer = Ok(Answer::Receipts(receipts.collect()));
                 if in_flight { Decision::AnswerWithGroup(answer) } else { Decision::Answer(answer) }
             }
-            Ok(_) => match self.assign(request, place) {
-                Ok(receipts) => Decision::Append(Ok(Answer::Receipts(receipts))),
-                Err(error) => Decision::Answer(Err(error)),
-            },
+            Ok(_) => Decision::Append,
         }
+    }
+
+    fn assign(&mut self, request: &mut Request, place: &Place) -> Result<Result<Answer>> {
+        Ok(Ok(Answer::Receipts(self.assign_places(request, place)?)))
     }
 
     fn records(request: &mut Request) -> (&[RecordEntry], &mut Vec<u8>) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use eventuali::storage::{Failure, Fault, FaultyStorage, Mistake, OperationKind};
-use eventuali::{Durability, Error, EventStore, LogStore, OpenOutcome, ReadStream};
+use eventuali::{Durability, Error, EventStore, ExpectedVersion, LogStore, OpenOutcome, ReadStream};
 
 use crate::arrange::{many, one, open, open_with, options, read_all};
 use crate::runs::begin;
@@ -117,6 +117,38 @@ fn a_full_disk_refuses_appends_until_there_is_space_and_stops_nothing_else() {
     let store = open(&storage).expect("it opens again");
     assert_eq!(store.open_report().outcome, OpenOutcome::Clean);
     assert_eq!(read_all(&store).expect("readable").len(), 2);
+}
+
+/// A repetition asks for as much room as the first time before anybody looks whether it is needed: on a full disk it was
+/// answered that nothing is stored, although all of it was.
+#[test]
+fn a_full_disk_hides_neither_a_repetition_nor_a_conflict() {
+    let (storage, store) = with_one_event();
+    let stored = one("large", 70_000);
+    let receipts = store.append(stored.clone()).wait().expect("stored");
+    let mut stale = one("before", 70_000);
+    stale.streams[0].expected = ExpectedVersion::NoStream;
+    storage.inject(Fault::on(OperationKind::SecureSpace).with(Failure::NoSpace).for_good());
+    assert!(matches!(store.append(one("large", 70_000)).wait(), Err(Error::StorageFull { .. })));
+    assert_eq!(store.append(stored.clone()).wait().expect("stored already"), receipts);
+    assert_eq!(begin(store.append(stored)).wait().expect("stored already"), receipts);
+    let refused = store.append(stale).wait();
+    assert!(matches!(refused, Err(Error::Conflict { .. })), "{refused:?}");
+}
+
+#[test]
+fn a_poisoned_writer_refuses_a_repetition_until_the_store_is_opened_again() {
+    let (storage, store) = with_one_event();
+    let stored = one("stored", 10);
+    let receipts = store.append(stored.clone()).wait().expect("stored");
+    storage.inject(Fault::on(OperationKind::Sync).of(".seg"));
+    store.append(one("lost", 10)).wait().expect_err("its sync fails");
+    storage.mend();
+    let refused = store.append(stored.clone()).wait();
+    assert!(matches!(refused, Err(Error::Poisoned { .. })), "{refused:?}");
+    store.close().wait().expect("closed");
+    let store = open(&storage).expect("it opens again");
+    assert_eq!(store.append(stored).wait().expect("stored already"), receipts);
 }
 
 #[test]
