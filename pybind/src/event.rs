@@ -396,7 +396,7 @@ fn new_id(now: SystemTime) -> Uuid {
 }
 
 /// A moment as an aware `datetime` in UTC.
-fn moment(py: Python<'_>, time: Timestamp) -> PyResult<Bound<'_, PyAny>> {
+pub(crate) fn moment(py: Python<'_>, time: Timestamp) -> PyResult<Bound<'_, PyAny>> {
     static EPOCH: PyOnceLock<(Py<PyAny>, Py<PyAny>)> = PyOnceLock::new();
     let (epoch, span) = EPOCH.get_or_try_init(py, || {
         let datetime = py.import("datetime")?;

@@ -10,8 +10,10 @@ use pyo3::types::{PyDict, PyType};
 
 use crate::aggregate::PyAggregate;
 use crate::aggregate_class::{AggregateClass, Route, Routes};
+use crate::bridge;
 use crate::domain::Domain;
 use crate::errors;
+use crate::event::moment;
 use crate::replay;
 
 /// Where a load ends.
@@ -46,6 +48,8 @@ pub(crate) struct LoadedAggregate {
     aggregate: Py<PyAny>,
     until: Until,
     version: u64,
+    /// Its first event, where that is behind the end of this load.
+    begins_later: Option<(Position, Timestamp)>,
 }
 
 impl LoadedAggregate {
@@ -58,7 +62,7 @@ impl LoadedAggregate {
         let known = AggregateClass::of(class)?;
         let core = Py::new(py, PyAggregate::without_events(Arc::clone(&known), id.to_owned()))?;
         let aggregate = Domain::get(py)?.begin_load.bind(py).call1((class, &core))?.unbind();
-        Ok(Self { routes: known.routes(), class: known, core, aggregate, until, version: 0 })
+        Ok(Self { routes: known.routes(), class: known, core, aggregate, until, version: 0, begins_later: None })
     }
 
     /// Applies the next events; `false` once the rest does not belong to it any more.
@@ -78,6 +82,7 @@ impl LoadedAggregate {
         let mut last: Option<Arc<Route>> = None;
         for event in events {
             if !self.until.accepts(&event) {
+                self.begins_later = (self.version == 0).then(|| (event.position(), event.timestamp()));
                 return Ok(false);
             }
             if self.version == 0 {
@@ -146,8 +151,31 @@ impl LoadedAggregate {
         error
     }
 
-    /// The aggregate; `None` if it had no events.
-    pub(crate) fn finish(self, _py: Python<'_>) -> Option<Py<PyAny>> {
-        (self.version > 0).then_some(self.aggregate)
+    /// The aggregate; `None` if it had no events, or `AggregateNotFoundError` if that is one.
+    pub(crate) fn finish(self, py: Python<'_>, missing_is_error: bool) -> PyResult<Py<PyAny>> {
+        if self.version > 0 {
+            return Ok(self.aggregate);
+        }
+        if missing_is_error { Err(self.missing(py).unwrap_or_else(|broken| broken)) } else { Ok(py.None()) }
+    }
+
+    fn missing(&self, py: Python<'_>) -> PyResult<PyErr> {
+        let id = self.core.get().id();
+        let Some((position, time)) = self.begins_later else {
+            return Ok(bridge::raise(py, &eventuali::Error::AggregateNotFound { aggregate_id: id.to_owned() }));
+        };
+        let time = moment(py, time)?;
+        let then = match self.until {
+            Until::Time(until) => format!("at {}", moment(py, until)?),
+            Until::Position(until) => format!("at position {until}"),
+            Until::End | Until::Version(_) => "then".to_owned(),
+        };
+        let message =
+            format!("aggregate {id:?} did not exist {then}: its first event is of {time}, at position {position}; load it as of then or later");
+        let facts = PyDict::new(py);
+        facts.set_item("aggregate_id", id)?;
+        facts.set_item("first_position", position.0)?;
+        facts.set_item("first_timestamp", time)?;
+        Ok(errors::error(py, "AggregateNotFoundError", &message, &facts))
     }
 }

@@ -260,6 +260,22 @@ async def test_at_is_the_prefix_before_the_first_later_event(store: EventStore) 
     assert (await store.load(Counter, "counter", at=start + timedelta(days=2))).version == 1
 
 
+async def test_before_its_first_event_an_aggregate_did_not_exist(store: EventStore) -> None:
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    await store.save(counted(1))
+    await store.append("counter", [Counted(by=1)], aggregate_type=Counter, timestamp=start)
+    for options in ({"at": start - timedelta(days=1)}, {"position": 1}):
+        with pytest.raises(
+            AggregateNotFoundError, match=r"did not exist at .* of 2024-01-01 00:00:00\+00:00, at pos"
+        ) as caught:
+            await store.load(Counter, "counter", **options)
+        assert (caught.value.first_position, caught.value.first_timestamp) == (2, start)
+        assert await store.get(Counter, "counter", **options) is None
+    with pytest.raises(AggregateNotFoundError, match="create it first") as never:
+        await store.load(Counter, "never", at=start)
+    assert never.value.first_timestamp is None
+
+
 async def test_only_one_way_back_at_a_time(store: EventStore) -> None:
     with pytest.raises(ConfigurationError, match="give one of them"):
         await store.load(Counter, "counter", version=1, position=2)

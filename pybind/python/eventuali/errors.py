@@ -36,6 +36,7 @@ EventualiError
 """
 
 import inspect
+from datetime import datetime
 from typing import ClassVar
 from uuid import UUID
 
@@ -148,6 +149,12 @@ class AggregateNotFoundError(EventualiError, LookupError):
 
     aggregate_id: str
     """The aggregate that was asked for."""
+
+    first_position: int | None
+    """With `at=` or `position=`, where it exists, but did not exist then: the position of its first event."""
+
+    first_timestamp: datetime | None
+    """The time of that event."""
 
 
 class AggregateTypeError(EventualiError):
@@ -287,7 +294,7 @@ class LimitExceededError(EventualiError):
 
 
 class InvalidNameError(EventualiError, ValueError):
-    """An id, type, tenant or tag cannot be used."""
+    """An id, type, tenant, tag or text of the metadata cannot be used."""
 
     what: str
     """Which name."""

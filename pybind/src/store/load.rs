@@ -2,7 +2,7 @@
 
 use std::vec;
 
-use eventuali::{AggregateVersion, Error, Event, EventReader, ReadStream};
+use eventuali::{AggregateVersion, Event, EventReader, ReadStream};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
@@ -21,31 +21,24 @@ pub(super) struct Load {
     large: bool,
     /// Nothing once it was finished.
     aggregate: Option<LoadedAggregate>,
-    /// The error if there is no such aggregate; without it the answer is `None`.
-    missing: Option<Error>,
+    /// Without it, the answer is `None` if there is no such aggregate.
+    missing_is_error: bool,
 }
 
 impl Load {
     pub(super) fn new(handle: &Handle, class: &Bound<'_, PyType>, id: String, until: Until, missing_is_error: bool) -> PyResult<Self> {
         let aggregate = LoadedAggregate::new(class, &id, until)?;
-        let mut query = ReadStream::of(id.clone());
+        let mut query = ReadStream::of(id);
         if let Until::Version(AggregateVersion(version)) = until {
             query.before = version.checked_add(1).map(AggregateVersion);
         }
-        Ok(Self {
-            reader: handle.store().read(query),
-            ready: Vec::new().into_iter(),
-            large: false,
-            aggregate: Some(aggregate),
-            missing: missing_is_error.then_some(Error::AggregateNotFound { aggregate_id: id }),
-        })
+        Ok(Self { reader: handle.store().read(query), ready: Vec::new().into_iter(), large: false, aggregate: Some(aggregate), missing_is_error })
     }
 
     fn finish(&mut self, py: Python<'_>) -> PyResult<Step> {
-        match (self.aggregate.take().and_then(|aggregate| aggregate.finish(py)), self.missing.take()) {
-            (Some(aggregate), _) => Ok(Step::Done(aggregate)),
-            (None, None) => Ok(Step::Done(py.None())),
-            (None, Some(missing)) => Err(bridge::raise(py, &missing)),
+        match self.aggregate.take() {
+            Some(aggregate) => aggregate.finish(py, self.missing_is_error).map(Step::Done),
+            None => Ok(Step::Done(py.None())),
         }
     }
 
