@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyString, PyTuple, PyType};
+use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
 use uuid::Uuid;
 
 use crate::aggregate_class::{AggregateClass, Route};
@@ -16,6 +16,7 @@ use crate::errors;
 use crate::event::{PyEvent, Stream, owned};
 use crate::event_class::EventClass;
 use crate::metadata::PyEventMetadata;
+use crate::text;
 
 /// What an aggregate is to the store: id, type, version, pending events, batch in doubt.
 #[pyclass(frozen, module = "eventuali._eventuali", name = "AggregateCore")]
@@ -226,13 +227,7 @@ impl PyAggregate {
     fn py_new(class_: &Bound<'_, PyType>, id: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         let id = match id {
             None => Uuid::now_v7().to_string(),
-            Some(id) => match id.cast::<PyString>() {
-                Ok(id) => id.to_str()?.to_owned(),
-                Err(_) => id.extract::<Uuid>().map(|id| id.to_string()).map_err(|_| {
-                    let given = id.repr().map_or_else(|_| "something else".to_owned(), |text| text.to_string());
-                    PyTypeError::new_err(format!("id={given} is neither a string nor a UUID"))
-                })?,
-            },
+            Some(id) => text::id("id", id)?,
         };
         Ok(Self::without_events(AggregateClass::of(class_)?, id))
     }

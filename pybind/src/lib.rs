@@ -12,6 +12,7 @@ mod metadata;
 mod replay;
 mod store;
 mod stream;
+mod text;
 
 #[pyo3::pymodule]
 mod _eventuali {

@@ -7,9 +7,11 @@ use std::sync::{Arc, LazyLock};
 
 use eventuali::EventMetadata;
 use pyo3::exceptions::PyTypeError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyMappingProxy, PyString, PyTuple};
-use uuid::Uuid;
+
+use crate::text::{id, kind, text};
 
 /// What is known about an event beside its payload: who caused it, and in which conversation.
 #[pyclass(frozen, eq, module = "eventuali._eventuali", name = "EventMetadata")]
@@ -17,21 +19,29 @@ use uuid::Uuid;
 pub(crate) struct PyEventMetadata(pub(crate) Arc<EventMetadata>);
 
 /// What `metadata=` of a save or append means: an `EventMetadata`, or nothing.
-pub(crate) fn metadata_argument(metadata: Option<&Bound<'_, PyEventMetadata>>) -> Arc<EventMetadata> {
+pub(crate) fn metadata_argument(metadata: Option<&Bound<'_, PyAny>>) -> PyResult<Arc<EventMetadata>> {
     static NOTHING: LazyLock<Arc<EventMetadata>> = LazyLock::new(Arc::default);
-    Arc::clone(metadata.map_or(&NOTHING, |metadata| &metadata.get().0))
+    let Some(metadata) = metadata else { return Ok(Arc::clone(&NOTHING)) };
+    match metadata.cast::<PyEventMetadata>() {
+        Ok(metadata) => Ok(Arc::clone(&metadata.get().0)),
+        Err(_) => Err(PyTypeError::new_err(format!("metadata is an EventMetadata, not {}", kind(metadata)))),
+    }
 }
 
-/// An id as text: a string as it is, a UUID as it is written.
-fn id_text(name: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<String>> {
-    let Some(value) = value else { return Ok(None) };
-    if let Ok(text) = value.cast::<PyString>() {
-        return Ok(Some(text.to_str()?.to_owned()));
-    }
-    if let Ok(id) = value.extract::<Uuid>() {
-        return Ok(Some(id.to_string()));
-    }
-    Err(PyTypeError::new_err(format!("{name} is {}; give a string or a UUID", value.repr()?)))
+/// `headers=`: a mapping of strings to strings.
+fn headers_argument(headers: &Bound<'_, PyAny>) -> PyResult<BTreeMap<String, String>> {
+    let wrong = |what: &Bound<'_, PyAny>| PyTypeError::new_err(format!("headers must map strings to strings, not {}", kind(what)));
+    let Ok(items) = headers.call_method0(intern!(headers.py(), "items")) else { return Err(wrong(headers)) };
+    let header = |item: PyResult<Bound<'_, PyAny>>| {
+        let (name, value): (Bound<'_, PyAny>, Bound<'_, PyAny>) = item?.extract()?;
+        let part = |part: &Bound<'_, PyAny>| part.cast::<PyString>().map_err(|_| wrong(part)).and_then(|part| text("headers", part));
+        Ok((part(&name)?, part(&value)?))
+    };
+    items.try_iter()?.map(header).collect()
+}
+
+fn id_argument(option: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<String>> {
+    value.map(|value| id(option, value)).transpose()
 }
 
 #[pymethods]
@@ -46,15 +56,12 @@ impl PyEventMetadata {
     ) -> PyResult<Self> {
         let headers = match headers {
             None => BTreeMap::new(),
-            Some(headers) => headers
-                .call_method0("items")
-                .and_then(|items| items.try_iter()?.map(|item| item?.extract::<(String, String)>()).collect())
-                .map_err(|_| PyTypeError::new_err("headers must map strings to strings"))?,
+            Some(headers) => headers_argument(headers)?,
         };
         Ok(Self(Arc::new(EventMetadata {
-            causation_id: id_text("causation_id", causation_id)?,
-            correlation_id: id_text("correlation_id", correlation_id)?,
-            user_id: id_text("user_id", user_id)?,
+            causation_id: id_argument("causation_id", causation_id)?,
+            correlation_id: id_argument("correlation_id", correlation_id)?,
+            user_id: id_argument("user_id", user_id)?,
             headers,
         })))
     }

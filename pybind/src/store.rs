@@ -11,19 +11,19 @@ use std::sync::Arc;
 use eventuali::{AggregateVersion, Completion, Position, ReadAll, ReadStream};
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
-use pyo3::types::PyType;
 
 use crate::bridge::{self, Effort, Job, Step, Waiter};
-use crate::metadata::{PyEventMetadata, metadata_argument};
+use crate::metadata::metadata_argument;
 use crate::stream::stream;
+use crate::text::id;
 
 pub(crate) use answers::{PyCapabilities, PyOpenReport, PyReceipt};
-use arguments::{aggregate_type_filter, at_least, at_least_or_none, event_type_filter, text, until};
+use arguments::{aggregate_type_filter, at_least, at_least_or_none, event_type_filter, flag, until};
 use load::Load;
 pub(crate) use opening::{Handle, close_all, open, rebuild_manifest};
 use write::{Append, Save};
 
-type Metadata<'a, 'py> = Option<&'a Bound<'py, PyEventMetadata>>;
+type Metadata<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
 
 /// The core of an `EventStore`: every method answers at once where it need not wait; else, for asyncio, it gives a `Pending`.
 #[pyclass(module = "eventuali._eventuali", name = "EventStoreCore", frozen)]
@@ -50,11 +50,11 @@ impl PyEventStore {
 #[pymethods]
 impl PyEventStore {
     fn save(&self, py: Python<'_>, aggregate: &Bound<'_, PyAny>, metadata: Metadata<'_, '_>) -> PyResult<Py<PyAny>> {
-        self.run(py, Save::one(&self.handle, aggregate, metadata_argument(metadata))?)
+        self.run(py, Save::one(&self.handle, aggregate, metadata_argument(metadata)?)?)
     }
 
     fn save_all(&self, py: Python<'_>, aggregates: &Bound<'_, PyAny>, metadata: Metadata<'_, '_>) -> PyResult<Py<PyAny>> {
-        self.run(py, Save::all(&self.handle, aggregates, metadata_argument(metadata))?)
+        self.run(py, Save::all(&self.handle, aggregates, metadata_argument(metadata)?)?)
     }
 
     #[expect(clippy::too_many_arguments, reason = "the shells name them; here they have a place")]
@@ -68,14 +68,14 @@ impl PyEventStore {
         metadata: Metadata<'_, '_>,
         timestamp: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
-        let mut append = Append::new(&self.handle, metadata_argument(metadata), true);
-        let timestamp = timestamp.map(arguments::timestamp).transpose()?;
+        let mut append = Append::new(&self.handle, metadata_argument(metadata)?, true);
+        let timestamp = timestamp.map(|timestamp| arguments::timestamp("timestamp", timestamp)).transpose()?;
         append.add(aggregate_id, events, aggregate_type, expected_version, |_| Ok(timestamp))?;
         self.run(py, append)
     }
 
     fn append_all(&self, py: Python<'_>, streams: &Bound<'_, PyAny>, metadata: Metadata<'_, '_>) -> PyResult<Py<PyAny>> {
-        let mut append = Append::new(&self.handle, metadata_argument(metadata), false);
+        let mut append = Append::new(&self.handle, metadata_argument(metadata)?, false);
         append.add_all(streams)?;
         self.run(py, append)
     }
@@ -85,14 +85,23 @@ impl PyEventStore {
     fn load(
         &self,
         py: Python<'_>,
-        aggregate_class: &Bound<'_, PyType>,
+        aggregate_class: &Bound<'_, PyAny>,
         aggregate_id: &Bound<'_, PyAny>,
         version: Option<&Bound<'_, PyAny>>,
         at: Option<&Bound<'_, PyAny>>,
         position: Option<&Bound<'_, PyAny>>,
         missing_is_error: bool,
     ) -> PyResult<Py<PyAny>> {
-        self.run(py, Load::new(&self.handle, aggregate_class, text(aggregate_id)?, until(py, version, at, position)?, missing_is_error)?)
+        self.run(
+            py,
+            Load::new(
+                &self.handle,
+                arguments::aggregate_class(aggregate_class)?,
+                id("aggregate_id", aggregate_id)?,
+                until(py, version, at, position)?,
+                missing_is_error,
+            )?,
+        )
     }
 
     fn read(
@@ -102,16 +111,16 @@ impl PyEventStore {
         after_version: &Bound<'_, PyAny>,
         before_version: Option<&Bound<'_, PyAny>>,
         limit: Option<&Bound<'_, PyAny>>,
-        backwards: bool,
+        backwards: &Bound<'_, PyAny>,
     ) -> PyResult<Py<PyAny>> {
         let limit = at_least_or_none("limit", 0, limit)?;
         let query = ReadStream {
             tenant: String::new(),
-            aggregate_id: text(aggregate_id)?,
+            aggregate_id: id("aggregate_id", aggregate_id)?,
             after: Some(AggregateVersion(at_least("after_version", 0, after_version)?)),
             before: at_least_or_none("before_version", 1, before_version)?.map(AggregateVersion),
             limit,
-            backwards,
+            backwards: flag("backwards", backwards)?,
         };
         stream(py, self.handle.store().read(query), limit.unwrap_or(0), self.blocking)
     }
@@ -125,7 +134,7 @@ impl PyEventStore {
         event_types: Option<&Bound<'_, PyAny>>,
         aggregate_types: Option<&Bound<'_, PyAny>>,
         limit: Option<&Bound<'_, PyAny>>,
-        backwards: bool,
+        backwards: &Bound<'_, PyAny>,
     ) -> PyResult<Py<PyAny>> {
         let limit = at_least_or_none("limit", 0, limit)?;
         let query = ReadAll {
@@ -134,7 +143,7 @@ impl PyEventStore {
             event_types: event_type_filter(event_types)?,
             aggregate_types: aggregate_type_filter(aggregate_types)?,
             limit,
-            backwards,
+            backwards: flag("backwards", backwards)?,
             include_system: false,
         };
         stream(py, self.handle.store().read_all(query), limit.unwrap_or(u64::MAX), self.blocking)

@@ -351,7 +351,7 @@ async def test_ids_are_strings_or_uuids(store: EventStore) -> None:
     assert (await store.load(Counter, identity)).id == str(identity)
     assert (await store.load(Counter, str(identity))).total == 1
     nonsense: Any = 7
-    with pytest.raises(TypeError, match=r"str or a uuid\.UUID"):
+    with pytest.raises(TypeError, match="aggregate_id is neither a string nor a UUID"):
         await store.load(Counter, nonsense)
 
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from eventuali import _eventuali
 from eventuali._eventuali import EventStoreCore, Pending
-from eventuali._places import is_spelled_as_path, require_path, shown
+from eventuali._places import is_number, is_spelled_as_path, require_path, shown, written
 from eventuali.config import EventStoreConfig
 from eventuali.errors import ConfigurationError
 
@@ -71,11 +71,19 @@ def core_of(core: EventStoreCore | Pending[EventStoreCore], instead: str) -> Eve
     return core
 
 
-def require_attempts(attempts: int) -> int:
+def require_attempts(attempts: object) -> int:
     """How often an update is tried."""
+    if not is_number(attempts):
+        raise TypeError(f"attempts is a number, not {type(attempts).__name__}")
     if attempts < 1:
-        raise ConfigurationError(f"attempts is a number from 1 on, not {attempts}")
+        raise ConfigurationError(f"attempts is a number from 1 on, not {written(attempts)}")
     return attempts
+
+
+def require_act(act: object) -> None:
+    """What an update does with the aggregate."""
+    if not callable(act):
+        raise TypeError(f"act is a function that takes the aggregate, not {type(act).__name__}")
 
 
 def summary(name: str, core: EventStoreCore) -> str:

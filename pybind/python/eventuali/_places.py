@@ -3,6 +3,8 @@
 import os
 import re
 
+from typing_extensions import TypeIs
+
 from eventuali.errors import ConfigurationError
 
 _KNOWN = r"postgres\w*|postgre|pgsql|psql|pg|sqlite3?|mysql|mariadb|mssql|redis|mongodb|eventuali|memory|https?"
@@ -15,6 +17,7 @@ _URL_IN_PATH = re.compile(
     r"|(?:^|[/\\])[^/\\]*:[^/\\]*@",  # user:password@host
     re.IGNORECASE,
 )
+_BITS_WRITTEN_MAX = 1024
 _WITHOUT_SECRETS = re.compile(r"memory://|(?:eventuali|sqlite)://[\w./%~-]*", re.ASCII | re.IGNORECASE)
 _BEGINS_AS_URL = re.compile(rf"[a-z][a-z0-9+.-]+://|(?:{_KNOWN})(?:\+\w+)?:", re.ASCII | re.IGNORECASE)
 _MAY_BE_SECRET = re.compile(r"[:@=?&;#\s]")
@@ -34,8 +37,10 @@ def shown(place: str, *, is_path: bool) -> str:
     return "…" if _MAY_BE_SECRET.search(place) else place
 
 
-def require_path(path: str) -> None:
+def require_path(path: object) -> None:
     """A path that the system can have, and that is no connection string: it may hold a password, and is not shown."""
+    if not isinstance(path, str):
+        raise TypeError(f"the path of a store is a str or an os.PathLike of str, not {type(path).__name__}")
     if _URL_IN_PATH.search(path):
         raise ConfigurationError(
             "the path of a directory was expected, and this one looks like a connection string (not shown, because it "
@@ -48,3 +53,17 @@ def require_path(path: str) -> None:
             f"{path!r} is the path of no directory: it has a surrogate character that stands for nothing; "
             "a name that is not UTF-8 is decoded with os.fsdecode"
         ) from None
+
+
+def is_number(value: object) -> TypeIs[int]:
+    """Whether it is a whole number: `True` is none, although Python counts with it."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def written(value: object) -> str:
+    """A value for a message: Python does not write out numbers of thousands of digits."""
+    return (
+        f"one of {value.bit_length()} bits"
+        if is_number(value) and value.bit_length() > _BITS_WRITTEN_MAX
+        else repr(value)
+    )

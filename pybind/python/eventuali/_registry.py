@@ -69,6 +69,8 @@ def check_name(what: str, name: object) -> str:
         raise DefinitionError(f"{what} is {name!r}; give it a name, a string that is not empty")
     if name.startswith("$") or "\0" in name:
         raise DefinitionError(f"{what} {name!r} begins with '$', which is reserved, or contains NUL; choose another")
+    if any("\ud800" <= character <= "\udfff" for character in name):
+        raise DefinitionError(f"{what} {name!r} holds a surrogate, which is no character; leave it out")
     if len(name.encode()) > _NAME_BYTES_MAX:
         raise DefinitionError(f"{what} has {len(name.encode())} bytes, and the limit is {_NAME_BYTES_MAX}; shorten it")
     return name

@@ -4,12 +4,13 @@ import os
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
-from eventuali._places import require_path
+from eventuali._places import is_number, require_path, written
 from eventuali.errors import ConfigurationError
 
 __all__ = ["EventStoreConfig"]
 
 _DEFAULT_INTERVAL_MS = 5
+_INTERVAL_MS_MAX = 2**64 - 1
 _DURABILITIES = ("sync", "interval", "os")
 
 
@@ -43,8 +44,10 @@ class EventStoreConfig:
             return
         if self.durability != "interval":
             raise ConfigurationError(f"ms= goes with durability 'interval', not with {self.durability!r}")
-        if not isinstance(interval, int) or interval < 1:
-            raise ConfigurationError(f"ms= is a whole number of milliseconds from 1 on, not {interval!r}")
+        if not is_number(interval) or not 1 <= interval <= _INTERVAL_MS_MAX:
+            raise ConfigurationError(
+                f"ms= is a whole number of milliseconds from 1 on, up to {_INTERVAL_MS_MAX}, not {written(interval)}"
+            )
 
     @classmethod
     def embedded(cls, path: str | os.PathLike[str]) -> Self:
@@ -57,7 +60,7 @@ class EventStoreConfig:
             >>> EventStoreConfig.embedded("orders").path
             'orders'
         """
-        return cls(os.fspath(path))
+        return cls(os.fspath(path) if isinstance(path, os.PathLike) else path)
 
     def with_durability(self, durability: Literal["sync", "interval", "os"], *, ms: int | None = None) -> Self:
         """What an acknowledged save has survived.

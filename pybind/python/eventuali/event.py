@@ -162,7 +162,9 @@ class DomainEvent(BaseModel):
                 f"formerly={formerly!r} of {cls.__name__} is a string; write formerly=({formerly!r},)"
             )
         if type(event_version) is not int or not 1 <= event_version <= _SCHEMA_VERSION_MAX:
-            raise DefinitionError(f"event_version={event_version!r} of {cls.__name__} is not a number from 1 on")
+            raise DefinitionError(
+                f"event_version={event_version!r} of {cls.__name__} is not a number from 1 to {_SCHEMA_VERSION_MAX}"
+            )
         cls.__eventuali_explicit__ = event_type is not None
         cls.__eventuali_event_type__ = _registry.check_name(
             "event_type", cls.__name__ if event_type is None else event_type

@@ -24,7 +24,7 @@ from eventuali._eventuali import (
     Pending,
     Receipt,
 )
-from eventuali._opening import OpenRequest, Place, core_of, html_summary, require_attempts, summary
+from eventuali._opening import OpenRequest, Place, core_of, html_summary, require_act, require_attempts, summary
 from eventuali._places import require_path
 from eventuali.aggregate import Aggregate
 from eventuali.errors import ConflictError
@@ -84,9 +84,9 @@ def rebuild_manifest(path: str | os.PathLike[str]) -> None:
         StoreLockedError: a process has the store open.
         CorruptionError: the segment files do not fit together.
     """
-    directory = Path(path).expanduser()
-    require_path(str(directory))
-    _eventuali.rebuild_manifest(directory)
+    directory = os.fspath(path) if isinstance(path, os.PathLike) else path
+    require_path(directory)
+    _eventuali.rebuild_manifest(Path(directory).expanduser())
 
 
 @final
@@ -283,6 +283,7 @@ class EventStore:
             >>> asyncio.run(main())
             42
         """
+        require_act(act)
         for left in reversed(range(require_attempts(attempts))):
             aggregate = await self.load(aggregate_class, aggregate_id)
             acted = act(aggregate)

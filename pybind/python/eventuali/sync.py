@@ -12,7 +12,7 @@ from typing_extensions import override
 from eventuali._eventuali import Capabilities, EventMetadata, EventStoreCore, OpenReport, Receipt
 from eventuali._eventuali import SyncEventBatches as EventBatches
 from eventuali._eventuali import SyncEventStream as EventStream
-from eventuali._opening import OpenRequest, Place, core_of, html_summary, require_attempts, summary
+from eventuali._opening import OpenRequest, Place, core_of, html_summary, require_act, require_attempts, summary
 from eventuali.aggregate import Aggregate
 from eventuali.errors import ConflictError
 from eventuali.event import DomainEvent
@@ -79,6 +79,7 @@ class EventStore:
         metadata: EventMetadata | None = None,
     ) -> A:
         """Loads an aggregate, lets `act` change it, saves it; again from the start after a conflict."""
+        require_act(act)
         for left in reversed(range(require_attempts(attempts))):
             aggregate = self.load(aggregate_class, aggregate_id)
             if inspect.isawaitable(acted := act(aggregate)):

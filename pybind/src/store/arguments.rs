@@ -5,46 +5,58 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyInt, PyString, PyType};
-use uuid::Uuid;
+use pyo3::types::{PyBool, PyBytes, PyInt, PyIterator, PyString, PyType};
 
 use crate::bridge::configuration;
 use crate::domain::Domain;
 use crate::load::Until;
+use crate::text::{kind, text};
 
-/// An aggregate id: a string or a UUID.
-pub(super) fn text(id: &Bound<'_, PyAny>) -> PyResult<String> {
-    if let Ok(text) = id.cast::<PyString>() {
-        return text.extract();
-    }
-    match id.extract::<Uuid>() {
-        Ok(uuid) => Ok(uuid.to_string()),
-        Err(_) => Err(PyTypeError::new_err(format!("an aggregate id is a str or a uuid.UUID, not {}", kind(id)))),
+/// The class that a load makes an object of.
+pub(super) fn aggregate_class<'a, 'py>(value: &'a Bound<'py, PyAny>) -> PyResult<&'a Bound<'py, PyType>> {
+    value.cast::<PyType>().map_err(|_| PyTypeError::new_err(format!("aggregate_class is a class of aggregates, not {}", kind(value))))
+}
+
+/// `True` or `False`.
+pub(super) fn flag(option: &str, value: &Bound<'_, PyAny>) -> PyResult<bool> {
+    match value.cast::<PyBool>() {
+        Ok(value) => Ok(value.is_true()),
+        Err(_) => Err(PyTypeError::new_err(format!("{option} is True or False, not {}", kind(value)))),
     }
 }
 
-/// The name of a value's class, for messages.
-pub(super) fn kind(value: &Bound<'_, PyAny>) -> String {
-    value.get_type().name().map_or_else(|_| "that".to_owned(), |name| name.to_string())
+/// Goes through what was given as a list of `what`.
+pub(super) fn each<'py>(option: &str, what: &str, values: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyIterator>> {
+    let domain = Domain::get(values.py())?;
+    // An event or aggregate can be iterated as every pydantic model can, and what comes out is nothing that was meant.
+    let one = values.is_instance(domain.event_base.bind(values.py()))?
+        || values.is_instance(domain.aggregate_base.bind(values.py()))?
+        || values.is_instance_of::<PyType>()
+        || values.is_instance_of::<PyString>()
+        || values.is_instance_of::<PyBytes>();
+    if one || (!values.hasattr(intern!(values.py(), "__iter__"))? && !values.hasattr(intern!(values.py(), "__getitem__"))?) {
+        return Err(PyTypeError::new_err(format!("{option} is a list of {what}, not {}", kind(values))));
+    }
+    values.try_iter()
 }
 
 /// An aggregate type: its name, or the class that has it.
 pub(super) fn aggregate_type(value: &Bound<'_, PyAny>) -> PyResult<String> {
     let py = value.py();
-    if let Ok(text) = value.cast::<PyString>() {
-        return text.extract();
+    if let Ok(name) = value.cast::<PyString>() {
+        return text("aggregate_type", name);
     }
     match value.cast::<PyType>() {
         Ok(class) if class.is_subclass(Domain::get(py)?.aggregate_base.bind(py))? => class.getattr(intern!(py, "aggregate_type"))?.extract(),
-        _ => Err(PyTypeError::new_err(format!("an aggregate type is a str or a class of aggregates, not {}", value.repr()?))),
+        _ => Err(PyTypeError::new_err(format!("aggregate_type is a str or a class of aggregates, not {}", value.repr()?))),
     }
 }
 
 /// The event types that are read for a name, or for a class: those of a class are its own and its former ones.
 fn event_types(value: &Bound<'_, PyAny>) -> PyResult<Vec<String>> {
     let py = value.py();
-    if let Ok(text) = value.cast::<PyString>() {
-        return Ok(vec![text.extract()?]);
+    if let Ok(name) = value.cast::<PyString>() {
+        return Ok(vec![text("event_type", name)?]);
     }
     match value.cast::<PyType>() {
         Ok(class) if class.is_subclass(Domain::get(py)?.event_base.bind(py))? => {
@@ -52,7 +64,7 @@ fn event_types(value: &Bound<'_, PyAny>) -> PyResult<Vec<String>> {
             names.push(class.getattr(intern!(py, "event_type"))?.extract()?);
             Ok(names)
         }
-        _ => Err(PyTypeError::new_err(format!("an event type is a str or a class of events, not {}", value.repr()?))),
+        _ => Err(PyTypeError::new_err(format!("each of event_types is a str or a class of events, not {}", value.repr()?))),
     }
 }
 
@@ -72,7 +84,7 @@ fn filter(option: &str, values: Option<&Bound<'_, PyAny>>, names_of: impl Fn(&Bo
         return Err(PyTypeError::new_err(format!("{option} is a list: {option}=[{}]", values.repr()?)));
     }
     let mut names = Vec::new();
-    for value in values.try_iter()? {
+    for value in each(option, "names and classes", values)? {
         names.extend(names_of(&value?)?);
     }
     if names.is_empty() {
@@ -102,8 +114,14 @@ pub(super) fn at_least(option: &str, least: u64, value: &Bound<'_, PyAny>) -> Py
     }
     match value.extract::<u64>() {
         Ok(number) if number >= least => Ok(number),
-        _ => Err(configuration(value.py(), &format!("{option} is a number from {least} on, not {}", value.repr()?))),
+        _ => Err(configuration(value.py(), &format!("{option} is a number from {least} on, up to {}, not {}", u64::MAX, shown(value)?))),
     }
+}
+
+/// A number as text; one of thousands of digits is not written out, which Python refuses.
+fn shown(number: &Bound<'_, PyAny>) -> PyResult<String> {
+    let bits: usize = number.call_method0(intern!(number.py(), "bit_length"))?.extract()?;
+    if bits > 1024 { Ok(format!("one of {bits} bits")) } else { Ok(number.repr()?.to_string()) }
 }
 
 /// The same, where leaving it out means something.
@@ -112,7 +130,7 @@ pub(super) fn at_least_or_none(option: &str, least: u64, value: Option<&Bound<'_
 }
 
 /// An aware `datetime`, in microseconds.
-pub(super) fn timestamp(value: &Bound<'_, PyAny>) -> PyResult<Timestamp> {
+pub(super) fn timestamp(option: &str, value: &Bound<'_, PyAny>) -> PyResult<Timestamp> {
     static PARTS: PyOnceLock<(Py<PyType>, Py<PyAny>, Py<PyAny>)> = PyOnceLock::new();
     let py = value.py();
     let (class, epoch, microsecond) = PARTS.get_or_try_init(py, || {
@@ -124,10 +142,10 @@ pub(super) fn timestamp(value: &Bound<'_, PyAny>) -> PyResult<Timestamp> {
         PyResult::Ok((class.unbind(), epoch, microsecond))
     })?;
     if !value.is_instance(class.bind(py))? {
-        return Err(PyTypeError::new_err(format!("a time is an aware datetime, not {}", kind(value))));
+        return Err(PyTypeError::new_err(format!("{option} is an aware datetime, not {}", kind(value))));
     }
     if value.call_method0(intern!(py, "utcoffset"))?.is_none() {
-        return Err(configuration(py, &format!("{} has no time zone; give it one: value.replace(tzinfo=timezone.utc)", value.repr()?)));
+        return Err(configuration(py, &format!("{option}={} has no time zone; give it one: value.replace(tzinfo=timezone.utc)", value.repr()?)));
     }
     value.sub(epoch)?.floor_div(microsecond)?.extract().map(Timestamp)
 }
@@ -142,7 +160,7 @@ pub(super) fn until(
     match (version, at, position) {
         (None, None, None) => Ok(Until::End),
         (Some(version), None, None) => Ok(Until::Version(AggregateVersion(at_least("version", 1, version)?))),
-        (None, Some(at), None) => timestamp(at).map(Until::Time),
+        (None, Some(at), None) => timestamp("at", at).map(Until::Time),
         (None, None, Some(position)) => Ok(Until::Position(Position(at_least("position", 1, position)?))),
         _ => Err(configuration(py, "version=, at= and position= each say how far to load: give one of them")),
     }

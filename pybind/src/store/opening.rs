@@ -13,7 +13,7 @@ use parking_lot::{Condvar, Mutex};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-use super::arguments::at_least_or_none;
+use super::arguments::{at_least_or_none, flag};
 use super::{Ask, PyEventStore};
 use crate::bridge::{self, Effort};
 
@@ -108,7 +108,7 @@ pub(crate) fn open(
     durability: Option<&str>,
     interval_ms: Option<u64>,
     accept_loss_after: Option<&Bound<'_, PyAny>>,
-    read_up_to_damage: bool,
+    read_up_to_damage: &Bound<'_, PyAny>,
     blocking: bool,
 ) -> PyResult<Py<PyAny>> {
     let mut options = OpenOptions::new();
@@ -120,7 +120,7 @@ pub(crate) fn open(
     if let Some(position) = at_least_or_none("accept_loss_after", 0, accept_loss_after)? {
         options = options.accept_loss_after(Position(position));
     }
-    if read_up_to_damage {
+    if flag("read_up_to_damage", read_up_to_damage)? {
         options = options.read_up_to_damage();
     }
     let refused = |error| bridge::raise(py, &error);

@@ -7,14 +7,15 @@ use eventuali::{AggregateVersion, AppendBatch, Completion, Error, EventMetadata,
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyList, PyType};
+use pyo3::types::{PyIterator, PyList};
 
-use super::arguments::{self, expected, kind, text, timestamp};
+use super::arguments::{self, each, expected, timestamp};
 use super::{Handle, PyReceipt};
 use crate::aggregate::{PyAggregate, core_of};
 use crate::bridge::{self, Effort, Job, LARGE_BYTES, Step, Waiter, configuration};
+use crate::domain::Domain;
 use crate::event::{PyEvent, event_for_append, mark_appended};
+use crate::text::{id, kind};
 
 /// What it costs to append so much.
 fn effort(handle: &Handle, streams: &[StreamAppend]) -> Effort {
@@ -74,12 +75,9 @@ impl Save {
 
     pub(super) fn all(handle: &Arc<Handle>, aggregates: &Bound<'_, PyAny>, metadata: Arc<EventMetadata>) -> PyResult<Self> {
         let (mut members, mut places) = (Vec::new(), HashMap::new());
-        for aggregate in aggregates.try_iter()? {
+        for aggregate in aggregates_of(aggregates)? {
             let aggregate = aggregate?;
-            // An aggregate can be iterated over too, as every pydantic model.
-            let core = core_of(&aggregate).map_err(|error| {
-                if core_of(aggregates).is_ok() { PyTypeError::new_err("save_all takes a list of aggregates; save takes one") } else { error }
-            })?;
+            let core = core_of(&aggregate)?;
             if places.insert(core.as_ptr().addr(), members.len()).is_some() {
                 return Err(configuration(aggregates.py(), &format!("save_all was given {} twice", aggregate.repr()?)));
             }
@@ -229,11 +227,11 @@ impl Append {
         expected_version: &Bound<'_, PyAny>,
         time: impl Fn(usize) -> PyResult<Option<Timestamp>>,
     ) -> PyResult<usize> {
-        let (aggregate_id, aggregate_type) = (text(aggregate_id)?, arguments::aggregate_type(aggregate_type)?);
+        let (aggregate_id, aggregate_type) = (id("aggregate_id", aggregate_id)?, arguments::aggregate_type(aggregate_type)?);
         let expected = expected(expected_version)?;
         refuse_a_single_event(events)?;
         let (mut new_events, mut kept) = (Vec::new(), Vec::new());
-        for (index, event) in events.try_iter()?.enumerate() {
+        for (index, event) in each("events", "events", events)?.enumerate() {
             let event = event?;
             new_events.push(event_for_append(&event, &aggregate_id, &aggregate_type, time(index)?, &self.metadata)?);
             kept.push(event.unbind());
@@ -247,14 +245,17 @@ impl Append {
     /// Adds `eventuali.StreamAppend`s.
     pub(super) fn add_all(&mut self, streams: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = streams.py();
-        for stream in streams.try_iter()? {
+        for stream in each("streams", "StreamAppends", streams)? {
             let stream = stream?;
             let Some(events) = stream.getattr_opt(intern!(py, "events"))? else {
                 return Err(PyTypeError::new_err(format!("append_all takes StreamAppends, not {}", kind(&stream))));
             };
             let timestamps = stream.getattr(intern!(py, "timestamps"))?;
-            let times =
-                if timestamps.is_none() { None } else { Some(timestamps.try_iter()?.map(|time| timestamp(&time?)).collect::<PyResult<Vec<_>>>()?) };
+            let times = if timestamps.is_none() {
+                None
+            } else {
+                Some(each("timestamps", "datetimes", &timestamps)?.map(|time| timestamp("timestamps", &time?)).collect::<PyResult<Vec<_>>>()?)
+            };
             let count = self.add(
                 &stream.getattr(intern!(py, "aggregate_id"))?,
                 &events,
@@ -299,14 +300,21 @@ impl Job for Append {
     }
 }
 
+/// Goes through the aggregates to be saved.
+fn aggregates_of<'py>(aggregates: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyIterator>> {
+    if core_of(aggregates).is_ok() {
+        return Err(PyTypeError::new_err("save_all takes a list of aggregates; save takes one"));
+    }
+    each("aggregates", "aggregates", aggregates)
+}
+
 /// An event can be iterated as every pydantic model can, and what comes out is nothing that could be stored.
 fn refuse_a_single_event(events: &Bound<'_, PyAny>) -> PyResult<()> {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     if events.is_instance_of::<PyList>() {
         return Ok(());
     }
     let py = events.py();
-    if events.is_instance(CLASS.import(py, "eventuali.event", "DomainEvent")?)? || events.is_instance_of::<PyEvent>() {
+    if events.is_instance(Domain::get(py)?.event_base.bind(py))? || events.is_instance_of::<PyEvent>() {
         return Err(PyTypeError::new_err(format!("append takes a list of events: [{}]", events.repr()?)));
     }
     Ok(())
