@@ -132,6 +132,8 @@ class Cluster:
 
     def start(self) -> None:
         """Start the server, which takes connections when this returns."""
+        if self.runs():
+            raise PostgresError(f"the server in {self.folder} runs already: stop it first")
         with self._when_no_process_is_left() as alive:
             # After a crash these name a dead process, whose number is taken until its parent has asked after it.
             for left in (self.process_file, *self.folder.glob(".s.PGSQL.*.lock")):

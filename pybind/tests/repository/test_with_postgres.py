@@ -124,7 +124,7 @@ def test_the_server_wants_the_password(server: Server) -> None:
     assert "password authentication failed" in server.ask("SELECT 1")
 
 
-@pytest.mark.parametrize("action", ["stop", "kill", "crash"])
+@pytest.mark.parametrize("action", ["stop", "kill", "crash"], ids=["cleanly", "at-once", "by-a-crash"])
 def test_a_server_that_went_down_in_any_way_comes_back_at_the_same_port_with_what_it_acknowledged(
     server: Server, action: str
 ) -> None:
@@ -153,10 +153,13 @@ def test_what_the_control_cannot_do_it_says(server: Server) -> None:
     unknown = server.do("explode")
     assert unknown.returncode == 2
     assert "expected one of start, stop, restart, kill, crash" in unknown.stderr
+    started_twice = server.do("start")
+    assert started_twice.returncode == 1
+    assert "runs already: stop it first" in started_twice.stderr
     assert server.do("stop").returncode == 0
-    twice = server.do("stop")
-    assert twice.returncode == 1
-    assert "does not run: start it first" in twice.stderr
+    stopped_twice = server.do("stop")
+    assert stopped_twice.returncode == 1
+    assert "does not run: start it first" in stopped_twice.stderr
 
 
 def test_ctrl_c_reaches_the_command_and_ends_the_server(server: Server) -> None:
