@@ -99,6 +99,8 @@ pub(crate) struct Watermark {
     store_id: Uuid,
     sequence: u64,
     last: Mark,
+    /// The last attempt to raise it has failed.
+    fails: bool,
 }
 
 impl Watermark {
@@ -122,14 +124,36 @@ impl Watermark {
             file => file?,
         };
         let (sequence, last) = newest(&*file, store_id)?.unwrap_or_default();
-        Ok(Self { file, store_id, sequence, last })
+        Ok(Self { file, store_id, sequence, last, fails: false })
     }
 
-    /// Writes one slot. It survives the process; the machine only after [`Watermark::sync`].
+    /// Raises the lower bound by `write`. One that cannot be raised is still a lower bound, so a failure is reported, once until
+    /// it works again, and stops nobody.
+    pub(crate) fn raise(&mut self, storage: &dyn Storage, mark: &Mark, write: fn(&mut Self, &Mark) -> io::Result<()>) {
+        match write(self, mark) {
+            Ok(()) => self.fails = false,
+            Err(error) => {
+                if !self.fails {
+                    let path = storage.path().join(WATERMARK);
+                    tracing::warn!(
+                        ?path,
+                        %error,
+                        "the watermark cannot be written; nothing is lost, but damage to the newest events may pass for an interrupted append"
+                    );
+                }
+                self.fails = true;
+            }
+        }
+    }
+
+    /// Writes one slot. It survives the process; the machine only after a sync.
     pub(crate) fn write(&mut self, mark: &Mark) -> io::Result<()> {
-        self.sequence += 1;
+        // A slot that cannot be written is the next one too: the other holds what was written last.
+        let sequence = self.sequence + 1;
+        self.file.write_at(&encode(self.store_id, sequence, mark), (sequence % 2) * layout::SLOT_DISTANCE)?;
+        self.sequence = sequence;
         self.last = *mark;
-        self.file.write_at(&encode(self.store_id, self.sequence, mark), (self.sequence % 2) * layout::SLOT_DISTANCE)
+        Ok(())
     }
 
     /// Whether it has not been raised to `mark` yet.

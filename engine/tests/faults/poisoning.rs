@@ -101,6 +101,45 @@ fn a_failed_sync_of_the_interval_poisons_the_writer() {
     assert_poisoned(&storage, &store);
 }
 
+/// The watermark is a lower bound, and one that cannot be raised is still one. Rolling over and closing took its failure for
+/// their own, and stopped the writer.
+#[test]
+fn a_watermark_that_cannot_be_written_stops_nothing() {
+    for durability in [Durability::Sync, Durability::Os] {
+        for kind in [OperationKind::Write, OperationKind::Sync] {
+            for failure in [Failure::Device, Failure::NoSpace] {
+                let storage = FaultyStorage::new(1);
+                let store = open_with(&storage, options(durability)).expect("created");
+                storage.inject(Fault::on(kind).of("WATERMARK").with(failure).for_good());
+                for batch in [one("small", 10), one("rolls over", 70_000), one("rolls over", 70_000), many("small", 3, 10)] {
+                    store.append(batch).wait().expect("stored");
+                }
+                store.sync().wait().expect("synced");
+                let events = read_all(&store).expect("readable");
+                store.close().wait().expect("closed");
+                let store = open(&storage.power_cut()).expect("it opens again");
+                assert_eq!(store.open_report().outcome, OpenOutcome::Clean);
+                assert_eq!(read_all(&store).expect("readable"), events, "{durability:?}, {kind:?}, {failure:?}");
+                assert_eq!(events.len(), 6);
+                store.append(one("small", 10)).wait().expect("it goes on");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_watermark_that_cannot_be_raised_when_an_idle_store_is_closed_stops_nothing() {
+    let (storage, store) = with_one_event();
+    drop(store);
+    let mut files = storage.files();
+    files.insert("WATERMARK".to_owned(), Vec::new());
+    let storage = FaultyStorage::holding(&files, 1);
+    let store = open(&storage).expect("it opens");
+    storage.inject(Fault::on(OperationKind::Write).of("WATERMARK").for_good());
+    store.close().wait().expect("closed");
+    assert_eq!(read_all(&open(&storage.power_cut()).expect("it opens again")).expect("readable").len(), 1);
+}
+
 #[test]
 fn a_full_disk_refuses_appends_until_there_is_space_and_stops_nothing_else() {
     let (storage, store) = with_one_event();

@@ -11,6 +11,7 @@ use parking_lot::MutexGuard;
 use super::{Decider, Group, Guard, Mode, Point, State, Waiting, Writer};
 use crate::error::Error;
 use crate::log::ticket::Ticket;
+use crate::log::watermark::Watermark;
 
 /// A buffer that has grown beyond this is given back after its group.
 const BUFFER_BYTES_KEPT: usize = 4 << 20;
@@ -89,8 +90,7 @@ impl<D: Decider> Writer<D> {
             let start = Instant::now();
             segment.file.sync()?;
             let took = start.elapsed();
-            // A lower bound that could not be raised is still a lower bound.
-            let _ = self.watermark.lock().write(&mark);
+            self.watermark.lock().raise(&*self.storage, &mark, Watermark::write);
             Ok(took)
         });
         match written {

@@ -13,7 +13,7 @@ use crate::log::open::{named, new_segment};
 use crate::log::recovery::Chain;
 use crate::log::segment::{FIRST_FRAME, Segment, temporary_name};
 use crate::log::storage::{Space, read_exact_at};
-use crate::log::watermark::Mark;
+use crate::log::watermark::{Mark, Watermark};
 
 /// The smallest and largest steps in which space is secured ahead of the writer.
 const SPACE_STEP: (u64, u64) = (64 << 10, 1 << 20);
@@ -127,10 +127,10 @@ impl<D: Decider> Writer<D> {
                     old.file.set_length(at + seal.len() as u64)?;
                 }
                 next.publish(&*self.storage)?;
-                swap(&*self.storage)?;
-                self.watermark.lock().write_durably(&mark)
+                swap(&*self.storage)
             };
             seal_and_swap().map_err(|error| NoRoom::Failed(old.io("seal", &error).to_string()))?;
+            self.watermark.lock().raise(&*self.storage, &mark, Watermark::write_durably);
             Ok(Arc::new(next))
         })?;
         manifest.segments.pop();

@@ -1,5 +1,6 @@
 //! The commit thread, and closing.
 
+use std::io;
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
@@ -10,6 +11,7 @@ use super::group::Answers;
 use super::{Decider, Guard, Mode, Point, State, Writer};
 use crate::error::Result;
 use crate::log::format::{FrameContext, Kind};
+use crate::log::watermark::Watermark;
 
 impl<D: Decider> Writer<D> {
     /// Has the commit thread look for work; starts it when it is needed for the first time.
@@ -115,16 +117,18 @@ impl<D: Decider> Writer<D> {
                 segment.file.write_at(&bytes, at)?;
                 segment.file.set_length(at + bytes.len() as u64)?;
                 segment.file.sync()?;
-                self.watermark.lock().write_durably(&mark)
+                self.watermark.lock().raise(&*self.storage, &mark, Watermark::write_durably);
+                Ok(())
             })
-            .map_err(|error| segment.io("close", &error))?;
+            .map_err(|error: io::Error| segment.io("close", &error))?;
             core.durable = end;
             core.visible = end;
             self.publish(core);
         } else {
             let mark = core.mark(before, before);
-            if self.watermark.lock().says_less_than(&mark) {
-                self.watermark.lock().write_durably(&mark).map_err(|error| segment.io("write the watermark of", &error))?;
+            let mut watermark = self.watermark.lock();
+            if watermark.says_less_than(&mark) {
+                watermark.raise(&*self.storage, &mark, Watermark::write_durably);
             }
         }
         Ok(())
