@@ -24,6 +24,8 @@
 
 mod config;
 mod connection;
+#[cfg_attr(not(test), expect(dead_code, reason = "the SQL stores are the ones to call it"))]
+mod json;
 
 use std::sync::Arc;
 
