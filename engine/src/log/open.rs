@@ -42,7 +42,8 @@ pub(crate) struct Log {
     pub(crate) chain: Chain,
     /// No frame may have this epoch or a lower one from now on.
     pub(crate) epoch_floor: u32,
-    pub(crate) watermark: Watermark,
+    /// `None` where nothing may be written.
+    pub(crate) watermark: Option<Watermark>,
     pub(crate) outcome: Outcome,
     pub(crate) rewritten_bytes: u64,
 }
@@ -64,7 +65,7 @@ pub(crate) enum Outcome {
 /// Opens the log in `storage`, or creates one.
 pub(crate) fn open(storage: Arc<dyn Storage>, on_damage: OnDamage, visit: &mut Visit<'_>) -> Result<Log> {
     let (opened, lock) = with_lock(&*storage, || open_locked(&storage, on_damage, visit))?;
-    let Opened { settled, watermark } = opened;
+    let (settled, watermark) = opened;
     Ok(Log {
         lock,
         store_id: settled.store_id,
@@ -91,13 +92,7 @@ fn with_lock<T>(storage: &dyn Storage, work: impl FnOnce() -> Result<T>) -> Resu
     }
 }
 
-/// What opening needs beside the lock.
-struct Opened {
-    settled: Settled,
-    watermark: Watermark,
-}
-
-fn open_locked(storage: &Arc<dyn Storage>, on_damage: OnDamage, visit: &mut Visit<'_>) -> Result<Opened> {
+fn open_locked(storage: &Arc<dyn Storage>, on_damage: OnDamage, visit: &mut Visit<'_>) -> Result<(Settled, Option<Watermark>)> {
     let opening = Opening { storage: &**storage, on_damage };
     let manifest = match Manifest::read(&**storage) {
         Ok(manifest) => Some(manifest),
@@ -118,9 +113,13 @@ fn open_locked(storage: &Arc<dyn Storage>, on_damage: OnDamage, visit: &mut Visi
     }
     let found = opening.read(manifest, visit)?;
     let settled = opening.settle(found, created)?;
+    if matches!(settled.outcome, Outcome::Damaged(_)) {
+        // It is read, and nothing else.
+        return Ok((settled, None));
+    }
     opening.remove_temporary_files()?;
     let watermark = Watermark::open(&**storage, settled.store_id).map_err(|error| opening.io("open", WATERMARK, &error))?;
-    Ok(Opened { settled, watermark })
+    Ok((settled, Some(watermark)))
 }
 
 /// Writes a new manifest from what the segment files say of themselves. The old one is kept in quarantine.

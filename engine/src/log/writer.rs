@@ -10,6 +10,7 @@ mod room;
 mod service;
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -77,7 +78,8 @@ pub(crate) struct Writer<D: Decider> {
     storage: Arc<dyn Storage>,
     store_id: uuid::Uuid,
     options: WriterOptions,
-    watermark: Mutex<Watermark>,
+    /// `None` where nothing is ever written.
+    watermark: Mutex<Option<Watermark>>,
     lock: Mutex<Option<Box<dyn Lock>>>,
     visible: AtomicU64,
     durable: AtomicU64,
@@ -360,6 +362,13 @@ impl<D: Decider> Writer<D> {
         let mut core = self.core.lock();
         if !core.leading && core.has_work() {
             self.wake_thread(&mut core);
+        }
+    }
+
+    /// Raises the lower bound of what is on disk.
+    fn raise_watermark(&self, mark: &Mark, write: fn(&mut Watermark, &Mark) -> io::Result<()>) {
+        if let Some(watermark) = &mut *self.watermark.lock() {
+            watermark.raise(&*self.storage, mark, write);
         }
     }
 

@@ -95,6 +95,31 @@ fn a_damaged_store_can_be_read_up_to_the_damage_and_no_further() {
     }
 }
 
+/// A store that is opened only to be read got a watermark where it had none, and lost what an interrupted change had prepared.
+#[test]
+fn reading_up_to_the_damage_writes_nothing_in_the_directory() {
+    let (_, damaged) = damaged_stores();
+    for (what, mut files) in damaged {
+        if what == "the first segment's header" || what == "a missing last segment" || what == "a missing end" {
+            // There is nothing to read, or only the watermark knows of the damage.
+            continue;
+        }
+        files.remove(WATERMARK);
+        files.insert("MANIFEST.tmp".to_owned(), vec![7; 100]);
+        files.insert("000000009.g0.seg.tmp".to_owned(), vec![7; 100]);
+        let directory = in_directory(&files);
+        let store = OpenOptions::new().segment_bytes(SEGMENT_BYTES).read_up_to_damage().open(directory.path()).expect("it opens");
+        assert!(matches!(store.open_report().outcome, OpenOutcome::Damaged { .. }), "{what}");
+        assert!(read_all(&store).is_err(), "{what}");
+        store.close().wait().expect("closed");
+        let names: Vec<_> = fs::read_dir(directory.path()).expect("readable").map(|entry| entry.expect("readable").file_name()).collect();
+        assert_eq!(names.len(), files.len(), "{what}: {names:?}");
+        for (name, bytes) in &files {
+            assert!(fs::read(directory.path().join(name)).is_ok_and(|now| now == *bytes), "{what}: {name} was changed");
+        }
+    }
+}
+
 #[test]
 fn a_sound_store_opens_as_usual_for_reading_up_to_damage() {
     let (files, events) = three_segments();

@@ -90,7 +90,7 @@ impl<D: Decider> Writer<D> {
             let start = Instant::now();
             segment.file.sync()?;
             let took = start.elapsed();
-            self.watermark.lock().raise(&*self.storage, &mark, Watermark::write);
+            self.raise_watermark(&mark, Watermark::write);
             Ok(took)
         });
         match written {

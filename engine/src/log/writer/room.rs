@@ -130,7 +130,7 @@ impl<D: Decider> Writer<D> {
                 swap(&*self.storage)
             };
             seal_and_swap().map_err(|error| NoRoom::Failed(old.io("seal", &error).to_string()))?;
-            self.watermark.lock().raise(&*self.storage, &mark, Watermark::write_durably);
+            self.raise_watermark(&mark, Watermark::write_durably);
             Ok(Arc::new(next))
         })?;
         manifest.segments.pop();

@@ -65,6 +65,7 @@ impl<D: Decider> Writer<D> {
     /// Finishes what is under way, marks a clean close, and gives the lock back. Closing again does nothing.
     pub(crate) fn close(self: &Arc<Self>) -> Result<()> {
         let mut core = self.core.lock();
+        let read_only = core.state == State::ReadOnly;
         if core.state == State::Open {
             core.state = State::Closing;
         }
@@ -96,7 +97,11 @@ impl<D: Decider> Writer<D> {
             // It has no way to panic that the closing caller could do anything about.
             let _ = thread.join();
         }
-        drop(self.lock.lock().take());
+        if let Some(mut lock) = self.lock.lock().take()
+            && read_only
+        {
+            lock.retract();
+        }
         result
     }
 
@@ -117,7 +122,7 @@ impl<D: Decider> Writer<D> {
                 segment.file.write_at(&bytes, at)?;
                 segment.file.set_length(at + bytes.len() as u64)?;
                 segment.file.sync()?;
-                self.watermark.lock().raise(&*self.storage, &mark, Watermark::write_durably);
+                self.raise_watermark(&mark, Watermark::write_durably);
                 Ok(())
             })
             .map_err(|error: io::Error| segment.io("close", &error))?;
@@ -126,9 +131,9 @@ impl<D: Decider> Writer<D> {
             self.publish(core);
         } else {
             let mark = core.mark(before, before);
-            let mut watermark = self.watermark.lock();
-            if watermark.says_less_than(&mark) {
-                watermark.raise(&*self.storage, &mark, Watermark::write_durably);
+            let says_less = self.watermark.lock().as_ref().is_some_and(|watermark| watermark.says_less_than(&mark));
+            if says_less {
+                self.raise_watermark(&mark, Watermark::write_durably);
             }
         }
         Ok(())
