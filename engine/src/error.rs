@@ -134,6 +134,17 @@ pub enum Error {
         /// The first failure.
         cause: String,
     },
+    /// Every writer needs an epoch of its own, and the last one there is has been given. Nothing of this request was stored; reads go on.
+    #[error(
+        "the store {path:?} takes no more appends: its last writer had epoch {epoch}, and there is no higher one; nothing was stored, and everything can be read: \
+         append its events to a new store"
+    )]
+    EpochsExhausted {
+        /// The directory of the store.
+        path: PathBuf,
+        /// The highest epoch that its files name.
+        epoch: u32,
+    },
     /// The store was opened for reading only.
     #[error("the store was opened for reading up to its damage, so nothing can be stored")]
     ReadOnly,

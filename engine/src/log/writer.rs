@@ -96,12 +96,14 @@ struct Point {
     position: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 enum State {
     Open,
     Closing,
     Closed,
     ReadOnly,
+    /// There is no epoch left for it: with this error everything is refused that would write.
+    Exhausted(Error),
     Poisoned(String),
 }
 
@@ -178,6 +180,7 @@ impl<D: Decider> Core<D> {
             State::Open => None,
             State::Closing | State::Closed => Some(Error::Closed),
             State::ReadOnly => Some(Error::ReadOnly),
+            State::Exhausted(error) => Some(error.clone()),
             State::Poisoned(cause) => Some(Error::Poisoned { cause: cause.clone() }),
         }
     }
@@ -202,15 +205,18 @@ impl<D: Decider> Writer<D> {
         let Some(segment) = segments.last().cloned() else {
             return Err(Error::configuration("the log has no segments"));
         };
-        let Some(new_epoch) = epoch_floor.checked_add(1) else {
-            return Err(Error::LimitExceeded { what: "number of epochs", actual: u64::from(epoch_floor) + 1, max: u64::from(u32::MAX) });
+        let new_epoch = epoch_floor.checked_add(1);
+        let state = match (&outcome, new_epoch) {
+            (Outcome::Damaged(_), _) => State::ReadOnly,
+            (_, None) => State::Exhausted(Error::EpochsExhausted { path: storage.path(), epoch: epoch_floor }),
+            (_, Some(_)) => State::Open,
         };
         let end = Point { lsn: chain.lsn, position: chain.position - 1 };
         let writer = Arc::new(Self {
             core: Mutex::new(Core {
                 decider,
                 chain,
-                new_epoch: Some(new_epoch),
+                new_epoch,
                 wrote: false,
                 secured: chain.lsn,
                 group: Group::new(Vec::new(), chain.lsn),
@@ -223,7 +229,7 @@ impl<D: Decider> Writer<D> {
                 unsynced_since: None,
                 last_sync: Duration::ZERO,
                 last_members: 0,
-                state: if matches!(outcome, Outcome::Damaged(_)) { State::ReadOnly } else { State::Open },
+                state,
                 thread_runs: false,
                 sealed,
                 segment,
@@ -282,7 +288,7 @@ impl<D: Decider> Writer<D> {
 
     /// Whether appends are accepted.
     pub(crate) fn is_writable(&self) -> bool {
-        !self.is_of_parent() && self.core.lock().state == State::Open
+        !self.is_of_parent() && matches!(self.core.lock().state, State::Open)
     }
 
     /// Hands a task in. A caller that will not block is answered at once where nothing has to be waited for.

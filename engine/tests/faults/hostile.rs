@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use eventuali::storage::FaultyStorage;
-use eventuali::{Durability, Error, EventStore, LogStore, OpenOptions, OpenOutcome, Result};
+use eventuali::{
+    AppendBatch, Durability, Error, Event, EventData, EventStore, ExpectedVersion, LogStore, NewEvent, OpenOptions, OpenOutcome, Result,
+};
 
 use crate::arrange::{SEGMENT_BYTES, one, open, read_all};
 use crate::files::{FIRST, Files, MANIFEST, SECOND, THIRD, WATERMARK, damage, forge, frames, holding, small_store, three_segments, u32_at};
@@ -176,6 +178,35 @@ fn a_lock_file_that_is_not_ours_is_refused_and_left_as_it_is() {
         assert_eq!(fs::read(&lock).expect("readable"), foreign);
         assert_eq!(fs::read_dir(directory.path()).expect("readable").count(), 1, "nothing was created beside it");
     }
+}
+
+/// Opening was refused with the words "number of epochs is 4294967296, and the limit is 4294967295; make it smaller or split it".
+#[test]
+fn a_store_without_an_epoch_left_can_be_read_and_refuses_appends_with_the_way_out() {
+    let (mut files, events) = three_segments();
+    forge(files.get_mut(MANIFEST).expect("it is there"), |bytes| bytes[32..36].fill(0xFF));
+    let storage = holding(&files);
+    let store = open(&storage).expect("it opens");
+    assert_eq!(read_all(&store).expect("readable"), events);
+    assert!(!store.capabilities().writable);
+    for refused in [store.append(one("a", 1)).wait().map(drop), store.sync().wait().map(drop)] {
+        let Err(error @ Error::EpochsExhausted { epoch: u32::MAX, .. }) = refused else { panic!("{refused:?}") };
+        assert!(error.to_string().contains("epoch 4294967295") && error.to_string().contains("append its events to a new store"), "{error}");
+    }
+    store.close().wait().expect("closed");
+    assert_eq!(storage.files(), files);
+    let copy = open(&FaultyStorage::new(0)).expect("created");
+    let again = |event: &Event| NewEvent {
+        id: event.id(),
+        timestamp: Some(event.timestamp()),
+        ..NewEvent::new(event.event_type(), EventData::Protobuf(event.payload().to_vec()))
+    };
+    for event in &events {
+        copy.append(AppendBatch::one(event.aggregate_id(), event.aggregate_type(), ExpectedVersion::Any, vec![again(event)]))
+            .wait()
+            .expect("the way out helps");
+    }
+    assert_eq!(copy.head().wait().expect("known").0, events.len() as u64);
 }
 
 #[test]

@@ -109,6 +109,12 @@ fn describe(py: Python<'_>, cause: &Error, facts: &Bound<'_, PyDict>) -> PyResul
             facts.set_item("operation", operation)?;
             "StorageError"
         }
+        Error::EpochsExhausted { epoch, .. } => {
+            facts.set_item("what", "number of epochs")?;
+            facts.set_item("actual", epoch)?;
+            facts.set_item("limit", u32::MAX)?;
+            "LimitExceededError"
+        }
         Error::Configuration { .. } => "ConfigurationError",
         Error::ReadOnly | Error::Unsupported { .. } => "UnsupportedError",
         _ => "EventualiError",

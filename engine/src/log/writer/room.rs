@@ -25,7 +25,7 @@ impl<D: Decider> Writer<D> {
     pub(super) fn serve_queue(self: &Arc<Self>, core: &mut Guard<'_, D>, answers: &mut Answers<'_, D>) {
         core.serving = true;
         while let Some((mut task, ticket)) = core.queue.pop_front() {
-            if let Some(error) = core.refusal().filter(|_| core.state != State::Closing) {
+            if let Some(error) = core.refusal().filter(|_| !matches!(core.state, State::Closing)) {
                 answers.give(&ticket, D::failed(error));
                 continue;
             }

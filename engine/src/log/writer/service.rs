@@ -38,11 +38,11 @@ impl<D: Decider> Writer<D> {
     fn serve(self: &Arc<Self>) {
         let mut core = self.core.lock();
         loop {
-            if core.state == State::Closed {
+            if matches!(core.state, State::Closed) {
                 return;
             }
             let due = match (self.options.mode, core.unsynced_since) {
-                (Mode::Interval(interval), Some(since)) if core.state == State::Open => since.checked_add(interval),
+                (Mode::Interval(interval), Some(since)) if matches!(core.state, State::Open) => since.checked_add(interval),
                 _ => None,
             };
             if !core.leading && due.is_some_and(|due| due <= Instant::now()) {
@@ -65,19 +65,19 @@ impl<D: Decider> Writer<D> {
     /// Finishes what is under way, marks a clean close, and gives the lock back. Closing again does nothing.
     pub(crate) fn close(self: &Arc<Self>) -> Result<()> {
         let mut core = self.core.lock();
-        let read_only = core.state == State::ReadOnly;
-        if core.state == State::Open {
+        let read_only = matches!(core.state, State::ReadOnly);
+        if matches!(core.state, State::Open) {
             core.state = State::Closing;
         }
         let result = loop {
             if core.leading {
                 self.idle.wait(&mut core);
-            } else if core.state == State::Closed {
+            } else if matches!(core.state, State::Closed) {
                 break Ok(());
             } else if core.has_work() {
                 self.lead(core, None);
                 core = self.core.lock();
-            } else if core.state == State::Closing {
+            } else if matches!(core.state, State::Closing) {
                 core.leading = true;
                 let finished = self.finish(&mut core);
                 core.leading = false;
