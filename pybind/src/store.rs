@@ -1,6 +1,7 @@
 //! `PyEventStore`: the core behind both `EventStore` classes. It turns arguments into requests, and requests into jobs.
 
 mod answers;
+mod append;
 mod arguments;
 mod load;
 mod opening;
@@ -18,10 +19,11 @@ use crate::stream::stream;
 use crate::text::id;
 
 pub(crate) use answers::{PyCapabilities, PyOpenReport, PyReceipt};
+use append::Append;
 use arguments::{aggregate_type_filter, at_least, at_least_or_none, event_type_filter, flag, until};
 use load::Load;
 pub(crate) use opening::{Handle, close_all, open, rebuild_manifest};
-use write::{Append, Save};
+use write::Save;
 
 type Metadata<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
 
@@ -68,16 +70,12 @@ impl PyEventStore {
         metadata: Metadata<'_, '_>,
         timestamp: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
-        let mut append = Append::new(&self.handle, metadata_argument(metadata)?, true);
-        let timestamp = timestamp.map(|timestamp| arguments::timestamp("timestamp", timestamp)).transpose()?;
-        append.add(aggregate_id, events, aggregate_type, expected_version, |_| Ok(timestamp))?;
-        self.run(py, append)
+        let (metadata, time) = (metadata_argument(metadata)?, timestamp.map(|time| arguments::timestamp("timestamp", time)).transpose()?);
+        self.run(py, Append::one(&self.handle, metadata, aggregate_id, events, aggregate_type, expected_version, time)?)
     }
 
     fn append_all(&self, py: Python<'_>, streams: &Bound<'_, PyAny>, metadata: Metadata<'_, '_>) -> PyResult<Py<PyAny>> {
-        let mut append = Append::new(&self.handle, metadata_argument(metadata)?, false);
-        append.add_all(streams)?;
-        self.run(py, append)
+        self.run(py, Append::all(&self.handle, metadata_argument(metadata)?, streams)?)
     }
 
     /// `missing` says what happens where there is nothing: an error, or `None`.

@@ -115,6 +115,66 @@ async def test_reading_everything_never_stalls_the_loop(tmp_path: Path) -> None:
             gc.enable()
 
 
+async def turns_during(work: Callable[[], Any], seen: Callable[[], Any]) -> int:
+    """How often another task got its turn meanwhile; it looks at what is stored."""
+    turns, running = 0, True
+
+    async def watch() -> None:
+        nonlocal turns
+        while running:
+            turns += 1
+            await seen()
+            await asyncio.sleep(0)
+
+    watching = asyncio.create_task(watch())
+    await asyncio.sleep(0)
+    before = turns
+    await work()
+    running, during = False, turns - before
+    await watching
+    return during
+
+
+@pytest.mark.anyio
+async def test_ten_thousand_events_at_once_leave_the_loop_its_turns_and_stay_atomic(
+    place: str | EventStoreConfig,
+) -> None:
+    async with EventStore.create(place) as store:
+        heads: set[int] = set()
+
+        async def look() -> None:
+            heads.add(await store.head())
+
+        def counters() -> list[Counted]:
+            return [Counted(by=1) for _ in range(10_000)]
+
+        parts = [StreamAppend(f"part-{part}", counters()[:1000], aggregate_type=Counter) for part in range(10)]
+        whole = counters()
+        # Of a millisecond each at most; the work takes tens of them, and the more on a machine that does other things.
+        assert await turns_during(lambda: store.append_all(parts), look) >= 4
+        assert await turns_during(lambda: store.append("whole", whole, aggregate_type=Counter), look) >= 4
+        assert await turns_during(lambda: store.load(Counter, "whole"), look) >= 4
+        assert heads <= {0, 10_000, 20_000}
+        assert [event.position for event in whole] == list(range(10_001, 20_001))
+        assert [event.position for event in parts[3].events] == list(range(3001, 4001))
+
+
+@pytest.mark.anyio
+async def test_a_list_that_grows_while_it_is_appended_is_appended_as_it_was() -> None:
+    async with EventStore.create("memory://") as store:
+        events = [Counted(by=1) for _ in range(10_000)]
+
+        async def grow() -> None:
+            events.append(Counted(by=1))
+
+        async def append() -> None:
+            size = len(events)
+            receipt = await store.append("counter", events, aggregate_type=Counter)
+            assert receipt.events == size < len(events)
+
+        assert await turns_during(append, grow) > 0
+
+
 def test_many_loops_in_many_threads_share_a_store(tmp_path: Path) -> None:
     async def opened() -> EventStore:
         return await EventStore.create(tmp_path / "store")

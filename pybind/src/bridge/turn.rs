@@ -55,7 +55,12 @@ fn late(turn: &Turn) -> bool {
         return false;
     }
     turn.work.set(0);
-    turn.began.get().is_some_and(|began| began.elapsed() >= SPAN_MAX) && give(turn)
+    let Some(began) = turn.began.get() else {
+        // The loop had its turn, and the operation that waited for it goes on.
+        turn.began.set(Some(Instant::now()));
+        return false;
+    };
+    began.elapsed() >= SPAN_MAX && give(turn)
 }
 
 fn give(turn: &Turn) -> bool {

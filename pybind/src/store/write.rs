@@ -1,21 +1,17 @@
-//! Saving aggregates and appending events.
+//! Saving aggregates.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use eventuali::{AggregateVersion, AppendBatch, Completion, Error, EventMetadata, Position, Receipt, StreamAppend, Timestamp};
+use eventuali::{AppendBatch, Completion, Error, EventMetadata, Position, Receipt, StreamAppend};
 use pyo3::exceptions::PyTypeError;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyIterator, PyList};
 
-use super::arguments::{self, each, expected, timestamp};
+use super::arguments::each;
 use super::{Handle, PyReceipt};
 use crate::aggregate::{PyAggregate, core_of};
 use crate::bridge::{self, Effort, Job, LARGE_BYTES, Step, Waiter, configuration};
-use crate::domain::Domain;
-use crate::event::{PyEvent, event_for_append, mark_appended};
-use crate::text::{id, kind};
 
 /// What it costs to append so much.
 fn effort(handle: &Handle, streams: &[StreamAppend]) -> Effort {
@@ -24,13 +20,13 @@ fn effort(handle: &Handle, streams: &[StreamAppend]) -> Effort {
 }
 
 /// An append under way.
-struct Sent {
-    asked: Completion<Vec<Receipt>>,
-    effort: Effort,
+pub(super) struct Sent {
+    pub(super) asked: Completion<Vec<Receipt>>,
+    pub(super) effort: Effort,
 }
 
 impl Sent {
-    fn new(handle: &Handle, streams: Vec<StreamAppend>) -> Self {
+    pub(super) fn new(handle: &Handle, streams: Vec<StreamAppend>) -> Self {
         let effort = effort(handle, &streams);
         Self { asked: handle.store().append(AppendBatch { tenant: String::new(), streams }), effort }
     }
@@ -159,7 +155,7 @@ fn refused(py: Python<'_>, round: &Round, error: &Error) -> PyErr {
     bridge::raise(py, error)
 }
 
-fn one_or_list(py: Python<'_>, mut receipts: Vec<Py<PyReceipt>>, list: bool) -> PyResult<Py<PyAny>> {
+pub(super) fn one_or_list(py: Python<'_>, mut receipts: Vec<Py<PyReceipt>>, list: bool) -> PyResult<Py<PyAny>> {
     match if list { None } else { receipts.pop() } {
         Some(receipt) => Ok(receipt.into_any()),
         None => PyList::new(py, receipts).map(|list| list.into_any().unbind()),
@@ -201,121 +197,10 @@ impl Job for Save {
     }
 }
 
-/// Appends events, to one stream or to several.
-pub(super) struct Append {
-    handle: Arc<Handle>,
-    metadata: Arc<EventMetadata>,
-    streams: Vec<StreamAppend>,
-    /// The events of each stream, whose envelopes are completed in the end.
-    events: Vec<Vec<Py<PyAny>>>,
-    /// Answer with the only receipt.
-    single: bool,
-    sent: Option<Sent>,
-}
-
-impl Append {
-    pub(super) fn new(handle: &Arc<Handle>, metadata: Arc<EventMetadata>, single: bool) -> Self {
-        Self { handle: Arc::clone(handle), metadata, streams: Vec::new(), events: Vec::new(), single, sent: None }
-    }
-
-    /// Adds the events of one stream; `time` gives the timestamp of the event at an index.
-    pub(super) fn add(
-        &mut self,
-        aggregate_id: &Bound<'_, PyAny>,
-        events: &Bound<'_, PyAny>,
-        aggregate_type: &Bound<'_, PyAny>,
-        expected_version: &Bound<'_, PyAny>,
-        time: impl Fn(usize) -> PyResult<Option<Timestamp>>,
-    ) -> PyResult<usize> {
-        let (aggregate_id, aggregate_type) = (id("aggregate_id", aggregate_id)?, arguments::aggregate_type(aggregate_type)?);
-        let expected = expected(expected_version)?;
-        refuse_a_single_event(events)?;
-        let (mut new_events, mut kept) = (Vec::new(), Vec::new());
-        for (index, event) in each("events", "events", events)?.enumerate() {
-            let event = event?;
-            new_events.push(event_for_append(&event, &aggregate_id, &aggregate_type, time(index)?, &self.metadata)?);
-            kept.push(event.unbind());
-        }
-        let count = kept.len();
-        self.streams.push(StreamAppend { aggregate_id, aggregate_type, expected, events: new_events });
-        self.events.push(kept);
-        Ok(count)
-    }
-
-    /// Adds `eventuali.StreamAppend`s.
-    pub(super) fn add_all(&mut self, streams: &Bound<'_, PyAny>) -> PyResult<()> {
-        let py = streams.py();
-        for stream in each("streams", "StreamAppends", streams)? {
-            let stream = stream?;
-            let Some(events) = stream.getattr_opt(intern!(py, "events"))? else {
-                return Err(PyTypeError::new_err(format!("append_all takes StreamAppends, not {}", kind(&stream))));
-            };
-            let timestamps = stream.getattr(intern!(py, "timestamps"))?;
-            let times = if timestamps.is_none() {
-                None
-            } else {
-                Some(each("timestamps", "datetimes", &timestamps)?.map(|time| timestamp("timestamps", &time?)).collect::<PyResult<Vec<_>>>()?)
-            };
-            let count = self.add(
-                &stream.getattr(intern!(py, "aggregate_id"))?,
-                &events,
-                &stream.getattr(intern!(py, "aggregate_type"))?,
-                &stream.getattr(intern!(py, "expected_version"))?,
-                |index| Ok(times.as_ref().and_then(|times| times.get(index).copied())),
-            )?;
-            if let Some(times) = times.filter(|times| times.len() != count) {
-                let id = stream.getattr(intern!(py, "aggregate_id"))?.repr()?;
-                return Err(configuration(py, &format!("{id} has {count} events and {} timestamps: give one for each, or none", times.len())));
-            }
-        }
-        Ok(())
-    }
-
-    fn acknowledged(&self, py: Python<'_>, receipts: Vec<Receipt>) -> PyResult<Py<PyAny>> {
-        for (receipt, events) in receipts.iter().zip(&self.events) {
-            for (back, event) in events.iter().rev().enumerate() {
-                let back = back as u64;
-                let (position, version) = (Position(receipt.position.0 - back), AggregateVersion(receipt.version.0 - back));
-                mark_appended(event.bind(py), position, version, &self.metadata)?;
-            }
-        }
-        let receipts = receipts.into_iter().map(|receipt| Py::new(py, PyReceipt(receipt))).collect::<PyResult<Vec<_>>>()?;
-        one_or_list(py, receipts, !self.single)
-    }
-}
-
-impl Job for Append {
-    fn waits(&self) -> bool {
-        self.handle.waits()
-    }
-
-    fn step(&mut self, py: Python<'_>, waiter: &Waiter<'_>) -> PyResult<Step> {
-        let (handle, streams) = (&self.handle, &mut self.streams);
-        let sent = self.sent.get_or_insert_with(|| Sent::new(handle, std::mem::take(streams)));
-        match waiter.answer(py, &mut sent.asked, sent.effort)? {
-            None => Ok(Step::Wait),
-            Some(Ok(receipts)) => self.acknowledged(py, receipts).map(Step::Done),
-            Some(Err(error)) => Err(bridge::raise(py, &error)),
-        }
-    }
-}
-
 /// Goes through the aggregates to be saved.
 fn aggregates_of<'py>(aggregates: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyIterator>> {
     if core_of(aggregates).is_ok() {
         return Err(PyTypeError::new_err("save_all takes a list of aggregates; save takes one"));
     }
     each("aggregates", "aggregates", aggregates)
-}
-
-/// An event can be iterated as every pydantic model can, and what comes out is nothing that could be stored.
-fn refuse_a_single_event(events: &Bound<'_, PyAny>) -> PyResult<()> {
-    if events.is_instance_of::<PyList>() {
-        return Ok(());
-    }
-    let py = events.py();
-    if events.is_instance(Domain::get(py)?.event_base.bind(py))? || events.is_instance_of::<PyEvent>() {
-        return Err(PyTypeError::new_err(format!("append takes a list of events: [{}]", events.repr()?)));
-    }
-    Ok(())
 }
