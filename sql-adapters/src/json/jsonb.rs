@@ -15,6 +15,9 @@ const WRITTEN_OUT_BYTES_MAX: usize = 256 << 10;
 /// Up to this many keys, comparing each with each is quicker than sorting them.
 const KEYS_COMPARED_MAX: usize = 12;
 
+/// Up to this length, a number without an exponent is taken without a closer look.
+const PLAIN_DIGITS_MAX: usize = 32;
+
 /// Watches for what JSONB does not hold.
 #[derive(Debug, Default)]
 pub(super) struct Check {
@@ -60,10 +63,18 @@ fn repeats(keys: &mut [Key], text: &[u8]) -> bool {
     keys.windows(2).any(|pair| name(&pair[0]) == name(&pair[1]))
 }
 
+/// Whether a number is none of those to look at closely: short, and without a sign or an exponent.
+fn is_plain(text: &[u8]) -> bool {
+    text.len() <= PLAIN_DIGITS_MAX && text.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.')
+}
+
 impl Visitor for Check {
     fn literal(&mut self, _: &'static str) {}
 
     fn number(&mut self, text: &[u8]) {
+        if is_plain(text) {
+            return;
+        }
         let number = Decimal::of(text);
         let Some((before, after)) = number.digits_written_out() else {
             self.refused = true;
