@@ -5,6 +5,7 @@ use std::sync::Arc;
 use eventuali::{AggregateVersion, EventMetadata, ExpectedVersion, Position, Receipt, StreamAppend};
 use parking_lot::Mutex;
 use pyo3::exceptions::PyTypeError;
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
@@ -54,7 +55,33 @@ struct InDoubt {
     events: usize,
     metadata: Arc<EventMetadata>,
     /// All that were sent in the same append, itself included; none if it was alone.
-    companions: Option<Arc<[Py<PyAggregate>]>>,
+    companions: Option<Py<Companions>>,
+}
+
+/// Aggregates whose batches were sent in one append, and which share its fate.
+///
+/// Each of them holds it and it holds each of them, so it is an object of its own that the garbage collector can follow: the
+/// batch may stay in doubt for as long as anybody has one of them, and no longer.
+#[pyclass(frozen, module = "eventuali._eventuali")]
+pub(crate) struct Companions(Mutex<Vec<Py<PyAggregate>>>);
+
+impl Companions {
+    pub(crate) fn new(py: Python<'_>, cores: &[Py<PyAggregate>]) -> PyResult<Py<Self>> {
+        Py::new(py, Self(Mutex::new(cores.iter().map(|core| core.clone_ref(py)).collect())))
+    }
+}
+
+#[pymethods]
+impl Companions {
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // Whoever holds the lock holds the GIL as well, and so is not there while the collector is.
+        self.0.try_lock().map_or(Ok(()), |cores| cores.iter().try_for_each(|core| visit.call(core)))
+    }
+
+    fn __clear__(&self) {
+        let cores = std::mem::take(&mut *self.0.lock());
+        drop(cores);
+    }
 }
 
 impl State {
@@ -107,14 +134,16 @@ impl PyAggregate {
     }
 
     /// All whose batches were sent in one append with the batch in doubt, which share its fate; `None` if it was sent alone.
-    pub(crate) fn companions(&self) -> Option<Arc<[Py<Self>]>> {
-        self.state.lock().in_doubt.as_ref().and_then(|sent| sent.companions.clone())
+    pub(crate) fn companions(&self, py: Python<'_>) -> Option<Vec<Py<Self>>> {
+        let companions = self.state.lock().in_doubt.as_ref()?.companions.as_ref()?.clone_ref(py);
+        let cores = companions.get().0.lock();
+        Some(cores.iter().map(|core| core.clone_ref(py)).collect())
     }
 
     /// The batch in doubt is sent in one append with those of others.
-    pub(crate) fn set_companions(&self, companions: &Arc<[Py<Self>]>) {
+    pub(crate) fn set_companions(&self, py: Python<'_>, companions: &Py<Companions>) {
         if let Some(sent) = &mut self.state.lock().in_doubt {
-            sent.companions = Some(Arc::clone(companions));
+            sent.companions = Some(companions.clone_ref(py));
         }
     }
 
@@ -230,6 +259,12 @@ impl PyAggregate {
             Some(id) => text::id("id", id)?,
         };
         Ok(Self::without_events(AggregateClass::of(class_)?, id))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // Whoever holds the lock holds the GIL as well, and so is not there while the collector is.
+        let Some(state) = self.state.try_lock() else { return Ok(()) };
+        state.in_doubt.as_ref().map_or(Ok(()), |sent| visit.call(&sent.companions))
     }
 
     #[getter(id)]

@@ -1,7 +1,9 @@
 """A save that was cancelled is never lost and never doubled, wherever it was cancelled."""
 
 import asyncio
+import gc
 import random
+import weakref
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,35 @@ async def test_a_timeout_leaves_the_aggregate_usable(tmp_path: Path) -> None:
             await store.save(counter)
         assert timeouts > 0
         assert await store.head() == 50
+
+
+async def test_aggregates_left_in_doubt_together_are_freed_once_nobody_has_one_of_them(tmp_path: Path) -> None:
+    async with EventStore.create(tmp_path / "store") as store:
+        counters = [counted(1, f"counter-{number}") for number in range(3)]
+        watched = [weakref.ref(counter.pending_events[0]) for counter in counters]
+        save = asyncio.create_task(store.save_all(counters))
+        assert await cancelled_after(1, 0, save)
+        kept = counters[1]
+        del counters, save
+        gc.collect()
+        assert all(event() is not None for event in watched)
+        kept.count(by=10)
+        await store.save(kept)
+        assert await store.head() == 4
+        del kept
+        assert not any(event() is not None for event in watched)
+
+
+async def test_an_aggregate_left_in_doubt_for_ever_leaks_none_of_its_companions(tmp_path: Path) -> None:
+    async with EventStore.create(tmp_path / "store") as store:
+        counters = [counted(1, f"counter-{number}") for number in range(3)]
+        watched = [weakref.ref(counter.pending_events[0]) for counter in counters]
+        save = asyncio.create_task(store.save_all(counters))
+        assert await cancelled_after(1, 0, save)
+        del counters, save
+        await store.sync()
+        gc.collect()
+        assert not any(event() is not None for event in watched)
 
 
 async def test_metadata_of_the_batch_in_doubt_stays_with_it(tmp_path: Path) -> None:

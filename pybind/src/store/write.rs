@@ -10,7 +10,7 @@ use pyo3::types::{PyIterator, PyList};
 
 use super::arguments::each;
 use super::{Handle, PyReceipt};
-use crate::aggregate::{PyAggregate, core_of};
+use crate::aggregate::{Companions, PyAggregate, core_of};
 use crate::bridge::{self, Effort, Job, LARGE_BYTES, Step, Waiter, configuration};
 
 /// What it costs to append so much.
@@ -87,10 +87,10 @@ impl Save {
     }
 
     /// The next append, if there is anything to send.
-    fn next_round(&mut self, py: Python<'_>) -> Option<Round> {
+    fn next_round(&mut self, py: Python<'_>) -> PyResult<Option<Round>> {
         let in_doubt = self.members.iter().map(|member| &member.aggregate).find(|aggregate| aggregate.get().in_doubt());
         let again = in_doubt.is_some();
-        let companions = in_doubt.and_then(|aggregate| aggregate.get().companions());
+        let companions = in_doubt.and_then(|aggregate| aggregate.get().companions(py));
         let begin = |core: &Py<PyAggregate>| core.get().begin_save(py, &self.metadata).map(|stream| (core.clone_ref(py), stream));
         let (cores, streams): (Vec<_>, Vec<_>) = match (&companions, in_doubt) {
             (Some(companions), _) => companions.iter().filter_map(begin).unzip(),
@@ -99,15 +99,15 @@ impl Save {
         };
         self.last = !again;
         if streams.is_empty() {
-            return None;
+            return Ok(None);
         }
         if cores.len() > 1 && !again {
-            let companions: Arc<[_]> = cores.iter().map(|core| core.clone_ref(py)).collect();
+            let companions = Companions::new(py, &cores)?;
             for core in &cores {
-                core.get().set_companions(&companions);
+                core.get().set_companions(py, &companions);
             }
         }
-        Some(Round { sent: Sent::new(&self.handle, streams), cores, again })
+        Ok(Some(Round { sent: Sent::new(&self.handle, streams), cores, again }))
     }
 
     /// Tells those who took part.
@@ -177,7 +177,7 @@ impl Job for Save {
                 };
             }
             if self.round.is_none() && !self.last {
-                self.round = self.next_round(py);
+                self.round = self.next_round(py)?;
             }
             if let Some(mut round) = self.round.take() {
                 let Some(answer) = waiter.answer(py, &mut round.sent.asked, round.sent.effort)? else {
