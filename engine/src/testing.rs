@@ -182,10 +182,10 @@ pub trait Home: Send + Sync {
     /// [`persistent`](crate::Capabilities::persistent) is true.
     fn open(&self) -> Arc<dyn EventStore>;
 
-    /// Whether a stored JSON payload, whose bytes are not those that were appended, is what this kind of store makes of them:
-    /// never, where [`exact_json`](crate::Capabilities::exact_json) is true.
-    fn same_json(&self, _stored: &[u8], _appended: &[u8]) -> bool {
-        false
+    /// A form of a JSON payload in which what was appended and what is read back are compared: the bytes themselves, but where
+    /// [`exact_json`](crate::Capabilities::exact_json) is false.
+    fn comparable_json(&self, bytes: &[u8]) -> Vec<u8> {
+        bytes.to_vec()
     }
 }
 

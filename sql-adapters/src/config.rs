@@ -4,10 +4,17 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use eventuali::{Durability, Error, EventStore, LogStore, OpenOptions, OpenReport, Position, Result};
 
-use crate::connection::{self, Place};
+use crate::connection::{self, Address, Place};
+use crate::options::{SqlOptions, Synchronous};
+#[cfg(feature = "postgres")]
+use crate::sql::postgres::PostgresStore;
+#[cfg(feature = "sqlite")]
+use crate::sql::sqlite::{SqliteFile, SqliteStore};
+use crate::table::TableName;
 
 /// Where a store is, and how it is to be opened.
 ///
@@ -26,28 +33,61 @@ use crate::connection::{self, Place};
 pub struct Config {
     place: Place,
     options: OpenOptions,
+    sql: SqlOptions,
 }
 
 impl Config {
     /// The embedded engine in memory; every opening makes a new store, and there is nothing to choose.
     #[must_use]
     pub fn memory() -> Self {
-        Self { place: Place::Memory, options: OpenOptions::new() }
+        Self::of(Place::Memory)
     }
 
     /// The embedded engine in a directory. Any path is taken as it is, also one that is no connection string.
     #[must_use]
     pub fn embedded(path: impl Into<PathBuf>) -> Self {
-        Self { place: Place::Directory(path.into()), options: OpenOptions::new() }
+        Self::of(Place::Directory(path.into()))
+    }
+
+    /// A SQLite file, made if it is not there; any path is taken as it is.
+    #[must_use]
+    pub fn sqlite(path: impl Into<PathBuf>) -> Self {
+        Self::of(Place::SqliteFile(path.into()))
+    }
+
+    /// SQLite in memory; every opening makes a new store.
+    #[must_use]
+    pub fn sqlite_in_memory() -> Self {
+        Self::of(Place::SqliteMemory)
+    }
+
+    /// A Postgres database, by its URL: `postgresql://user:password@host:5432/database?sslmode=verify-full&sslrootcert=…`.
+    ///
+    /// # Errors
+    /// [`Configuration`](Error::Configuration) if it is no such URL; the message shows no password.
+    pub fn postgres(url: &str) -> Result<Self> {
+        let config = Self::parse(url)?;
+        match config.place {
+            Place::Postgres(_) => Ok(config),
+            _ => Err(Error::configuration("this is no address of a Postgres database; it is written postgresql://user:password@host:5432/database")),
+        }
+    }
+
+    fn of(place: Place) -> Self {
+        Self { place, options: OpenOptions::new(), sql: SqlOptions::default() }
     }
 
     /// What a connection string names.
     ///
     /// # Errors
-    /// [`Configuration`](Error::Configuration) with the spelling that was probably meant, [`Unsupported`](Error::Unsupported)
-    /// for SQL stores. Neither shows a password.
+    /// [`Configuration`](Error::Configuration) with the spelling that was probably meant. It shows no password.
     pub fn parse(text: &str) -> Result<Self> {
-        Ok(Self { place: connection::parse(text)?, options: OpenOptions::new() })
+        let place = connection::parse(text)?;
+        #[cfg(feature = "postgres")]
+        if let Place::Postgres(address) = &place {
+            PostgresStore::check(address)?;
+        }
+        Ok(Self::of(place))
     }
 
     /// How the embedded engine is opened, all at once.
@@ -81,16 +121,61 @@ impl Config {
         self.change(OpenOptions::read_up_to_damage)
     }
 
+    /// The name of the events table of a SQL store, `events` if none is chosen; other tables are named after it. Lower-case
+    /// letters, digits and underscores.
+    ///
+    /// # Errors
+    /// [`Configuration`](Error::Configuration) if it cannot be the name of a table.
+    pub fn table_name(mut self, name: &str) -> Result<Self> {
+        self.sql.table = TableName::new(name)?;
+        Ok(self)
+    }
+
+    /// How many connections a SQL store has at most, 10 if nothing is chosen: one writes, the others read.
+    #[must_use]
+    pub fn max_connections(mut self, connections: u32) -> Self {
+        self.sql.max_connections = connections;
+        self
+    }
+
+    /// How long a read or append of a SQL store waits for a connection, 30 s if nothing is chosen.
+    #[must_use]
+    pub fn acquire_timeout(mut self, timeout: Duration) -> Self {
+        self.sql.acquire_timeout = timeout;
+        self
+    }
+
+    /// How long a statement of a SQL store waits for a lock that another process holds, 10 s if nothing is chosen.
+    #[must_use]
+    pub fn lock_timeout(mut self, timeout: Duration) -> Self {
+        self.sql.lock_timeout = timeout;
+        self
+    }
+
+    /// How long a statement may take on a Postgres server, 1 min if nothing is chosen.
+    #[must_use]
+    pub fn statement_timeout(mut self, timeout: Duration) -> Self {
+        self.sql.statement_timeout = timeout;
+        self
+    }
+
+    /// When SQLite syncs.
+    #[must_use]
+    pub fn synchronous(mut self, synchronous: Synchronous) -> Self {
+        self.sql.synchronous = synchronous;
+        self
+    }
+
     fn change(self, change: impl FnOnce(OpenOptions) -> OpenOptions) -> Self {
         Self { options: change(self.options), ..self }
     }
 
-    /// The directory of the store, as it was given (`~` expanded); `None` in memory.
+    /// The directory or file of the store, as it was given (`~` expanded); `None` in memory and on a server.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         match &self.place {
-            Place::Memory => None,
-            Place::Directory(path) => Some(path),
+            Place::Memory | Place::SqliteMemory | Place::Postgres(_) => None,
+            Place::Directory(path) | Place::SqliteFile(path) => Some(path),
         }
     }
 
@@ -100,23 +185,69 @@ impl Config {
     /// [`Configuration`](Error::Configuration) if the path or an option cannot be used, with the path as it was resolved, and
     /// those of [`OpenOptions::open`].
     pub fn open(self) -> Result<Store> {
+        self.check_options()?;
         match self.place {
-            Place::Directory(path) if path.as_os_str().is_empty() => {
+            Place::Directory(path) | Place::SqliteFile(path) if path.as_os_str().is_empty() => {
                 Err(Error::configuration("the path of the store is empty; use . for the current directory"))
             }
             Place::Directory(path) => self.options.open(path).map(Store::Embedded),
-            Place::Memory => {
-                let nothing_chosen = [OpenOptions::new(), OpenOptions::new().durability(Durability::Memory)].contains(&self.options);
-                if nothing_chosen { LogStore::memory().map(Store::Embedded) } else { Err(memory_has_no_options()) }
+            Place::Memory => LogStore::memory().map(Store::Embedded),
+            Place::SqliteMemory => open_sqlite(None, self.sql),
+            Place::SqliteFile(path) => open_sqlite(Some(path), self.sql),
+            Place::Postgres(address) => open_postgres(address, self.sql),
+        }
+    }
+
+    /// An option that the store does not have is refused, not ignored.
+    fn check_options(&self) -> Result<()> {
+        let (embedded, sql) = (OpenOptions::new(), SqlOptions::default());
+        let of_sql = self.sql != sql;
+        let of_embedded = self.options != embedded;
+        let refused = |message| Err(Error::configuration(message));
+        match &self.place {
+            Place::Directory(_) if of_sql => {
+                refused("table names, connections, timeouts and synchronous are options of SQL stores; a directory has durability and segment_bytes")
             }
+            Place::Memory if of_sql || (of_embedded && self.options != embedded.durability(Durability::Memory)) => refused(
+                "memory:// has no options: it keeps nothing on disk that could be durable, damaged or split; use a directory such as ./orders for them",
+            ),
+            Place::SqliteMemory | Place::SqliteFile(_) | Place::Postgres(_) if of_embedded => refused(
+                "durability, segment_bytes, accept_loss_after and read_up_to_damage are options of a directory; SQLite has synchronous, and Postgres its own settings",
+            ),
+            Place::SqliteMemory if self.sql.synchronous != sql.synchronous => {
+                refused("sqlite://:memory: keeps nothing on disk, so there is nothing to synchronise; use a file such as sqlite://events.db")
+            }
+            Place::SqliteMemory | Place::SqliteFile(_) if self.sql.statement_timeout != sql.statement_timeout => {
+                refused("SQLite has no statement_timeout; lock_timeout says how long it waits for another process")
+            }
+            Place::Postgres(_) if self.sql.synchronous != sql.synchronous => {
+                refused("synchronous is an option of SQLite; on Postgres it is the server's synchronous_commit")
+            }
+            Place::SqliteMemory | Place::SqliteFile(_) | Place::Postgres(_) => self.sql.check(),
+            Place::Memory | Place::Directory(_) => Ok(()),
         }
     }
 }
 
-fn memory_has_no_options() -> Error {
-    Error::configuration(
-        "memory:// has no options: it keeps nothing on disk that could be durable, damaged or split; use a directory such as ./orders for them",
-    )
+#[cfg(feature = "sqlite")]
+fn open_sqlite(path: Option<PathBuf>, options: SqlOptions) -> Result<Store> {
+    let file = path.map_or(SqliteFile::Memory, SqliteFile::File);
+    SqliteStore::open(file, options).map(Store::Sqlite)
+}
+
+#[cfg(not(feature = "sqlite"))]
+fn open_sqlite(_path: Option<PathBuf>, _options: SqlOptions) -> Result<Store> {
+    Err(Error::Unsupported { message: "this program was built without SQLite: build it with the feature `sqlite` of eventuali-sql".to_owned() })
+}
+
+#[cfg(feature = "postgres")]
+fn open_postgres(address: Address, options: SqlOptions) -> Result<Store> {
+    PostgresStore::open(address, options).map(Store::Postgres)
+}
+
+#[cfg(not(feature = "postgres"))]
+fn open_postgres(_address: Address, _options: SqlOptions) -> Result<Store> {
+    Err(Error::Unsupported { message: "this program was built without Postgres: build it with the feature `postgres` of eventuali-sql".to_owned() })
 }
 
 impl FromStr for Config {
@@ -128,11 +259,14 @@ impl FromStr for Config {
 }
 
 impl fmt::Display for Config {
-    /// The place alone, as a connection string or path.
+    /// The place alone, as a connection string or path, without secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
             Place::Memory => f.write_str(connection::MEMORY),
             Place::Directory(path) => path.display().fmt(f),
+            Place::SqliteMemory => f.write_str("sqlite://:memory:"),
+            Place::SqliteFile(path) => write!(f, "sqlite://{}", path.display()),
+            Place::Postgres(address) => f.write_str(&address.shown()),
         }
     }
 }
@@ -142,6 +276,12 @@ impl fmt::Display for Config {
 pub enum Store {
     /// The embedded engine.
     Embedded(LogStore),
+    /// A SQLite file, or SQLite in memory.
+    #[cfg(feature = "sqlite")]
+    Sqlite(SqliteStore),
+    /// A Postgres database.
+    #[cfg(feature = "postgres")]
+    Postgres(PostgresStore),
 }
 
 impl Store {
@@ -150,6 +290,10 @@ impl Store {
     pub fn into_dyn(self) -> Arc<dyn EventStore> {
         match self {
             Self::Embedded(store) => Arc::new(store),
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(store) => Arc::new(store),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(store) => Arc::new(store),
         }
     }
 
@@ -158,6 +302,8 @@ impl Store {
     pub fn open_report(&self) -> Option<&OpenReport> {
         match self {
             Self::Embedded(store) => Some(store.open_report()),
+            #[cfg(any(feature = "sqlite", feature = "postgres"))]
+            _ => None,
         }
     }
 }
@@ -166,6 +312,10 @@ impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Embedded(store) => f.debug_tuple("Embedded").field(store.open_report()).finish(),
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(store) => store.fmt(f),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(store) => store.fmt(f),
         }
     }
 }

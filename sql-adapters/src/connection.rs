@@ -3,6 +3,7 @@
 //! What is shown of a wrong one is never more than its scheme, its host and path, or a bare word: everything else may be
 //! a secret.
 
+use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
 use eventuali::{Error, Result};
@@ -16,6 +17,27 @@ pub(crate) const MEMORY: &str = "memory://";
 pub(crate) enum Place {
     Memory,
     Directory(PathBuf),
+    SqliteMemory,
+    SqliteFile(PathBuf),
+    Postgres(Address),
+}
+
+/// The address of a Postgres database, which may hold a password: never shown as it is.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Address(pub(crate) String);
+
+impl Address {
+    /// What may be shown of it.
+    pub(crate) fn shown(&self) -> String {
+        let (scheme, rest) = self.0.split_once("://").unwrap_or_default();
+        format!("{scheme}://{}", without_secrets(rest))
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown())
+    }
 }
 
 /// What a connection string names.
@@ -48,8 +70,8 @@ fn parse_url(scheme: &str, rest: &str) -> Result<Place> {
         "memory" if rest.is_empty() => Ok(Place::Memory),
         "memory" => Err(Error::configuration("a store in memory has no name, each is a new one; use memory:// alone, and share the store itself")),
         "eventuali" => parse_directory_url(rest),
-        "sqlite" => Err(unsupported(scheme, rest, "a SQLite store")),
-        "postgresql" | "postgres" => Err(unsupported(scheme, rest, "a Postgres store")),
+        "sqlite" => parse_sqlite_url(rest),
+        "postgresql" | "postgres" => parse_postgres_url(rest),
         _ => Err(unknown_scheme(scheme)),
     }
 }
@@ -66,27 +88,61 @@ fn parse_directory_url(rest: &str) -> Result<Place> {
             "an eventuali:// URL has neither query nor fragment; options are given when the store is opened, and a ? or # of the path is written %3F or %23",
         ));
     }
-    let mut escapes = rest.split('%').skip(1);
-    if !escapes.all(|escape| escape.len() >= 2 && escape.bytes().take(2).all(|byte| byte.is_ascii_hexdigit())) {
-        return Err(Error::configuration("an eventuali:// URL is percent-encoded; write a % of the path as %25"));
-    }
-    let path = percent_decode_str(rest)
-        .decode_utf8()
-        .map_err(|_| Error::configuration("the path of an eventuali:// URL is not UTF-8; open it by its path, with Config::embedded"))?;
-    if path.contains('\0') {
-        return Err(Error::configuration("the path of an eventuali:// URL contains a NUL character (%00); leave it out"));
-    }
+    let path = decoded("an eventuali://", rest)?;
     if path.chars().all(|character| character == '/') {
         return Err(Error::configuration("an eventuali:// URL names a directory, as in eventuali:///var/lib/orders"));
     }
-    Ok(Place::Directory(PathBuf::from(path.into_owned())))
+    Ok(Place::Directory(PathBuf::from(path)))
 }
 
-fn unsupported(scheme: &str, rest: &str, what: &str) -> Error {
-    let shown = without_secrets(rest);
-    Error::Unsupported {
-        message: format!("{scheme}://{shown} names {what}, which this release does not have yet; use a directory such as ./orders, or memory://"),
+/// `sqlite://relative.db`, `sqlite:///absolute.db` or `sqlite://:memory:`, percent-encoded, without query and fragment.
+fn parse_sqlite_url(rest: &str) -> Result<Place> {
+    if rest == ":memory:" {
+        return Ok(Place::SqliteMemory);
     }
+    if rest.contains(['?', '#']) {
+        return Err(Error::configuration(
+            "a sqlite:// URL has neither query nor fragment; options are given when the store is opened, and a ? or # of the path is written %3F or %23",
+        ));
+    }
+    let path = decoded("a sqlite://", rest)?;
+    if path.is_empty() || path.ends_with('/') {
+        return Err(Error::configuration(
+            "a sqlite:// URL names a file, as in sqlite://events.db or sqlite:///var/lib/events.db, or a store in memory: sqlite://:memory:",
+        ));
+    }
+    Ok(Place::SqliteFile(PathBuf::from(path)))
+}
+
+/// `postgresql://user:password@host:5432/database`; what else it says is for the driver to understand.
+fn parse_postgres_url(rest: &str) -> Result<Place> {
+    let how = "it is written postgresql://user:password@host:5432/database";
+    let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    if rest[authority..].contains('@') {
+        return Err(Error::configuration(format!(
+            "a postgresql:// URL has an @ behind its host; {how}, and a /, ? or # of a password is written %2F, %3F or %23, an @ %40"
+        )));
+    }
+    let host = rest[..authority].rsplit('@').next().unwrap_or_default();
+    if host.is_empty() && !rest[authority..].contains("host=") {
+        return Err(Error::configuration(format!("a postgresql:// URL names a host; {how}")));
+    }
+    Ok(Place::Postgres(Address(format!("postgresql://{rest}"))))
+}
+
+/// The path in a URL.
+fn decoded(what: &str, rest: &str) -> Result<String> {
+    let mut escapes = rest.split('%').skip(1);
+    if !escapes.all(|escape| escape.len() >= 2 && escape.bytes().take(2).all(|byte| byte.is_ascii_hexdigit())) {
+        return Err(Error::configuration(format!("{what} URL is percent-encoded; write a % of the path as %25")));
+    }
+    let path = percent_decode_str(rest)
+        .decode_utf8()
+        .map_err(|_| Error::configuration(format!("the path of {what} URL is not UTF-8; open it by its path, with a config")))?;
+    if path.contains('\0') {
+        return Err(Error::configuration(format!("the path of {what} URL contains a NUL character (%00); leave it out")));
+    }
+    Ok(path.into_owned())
 }
 
 /// What may be shown of a URL behind its scheme: host and path, nothing before an `@`, nothing from a query on.

@@ -4,6 +4,10 @@
 //! which values come back equal to the last digit and character; the others are kept as their exact bytes. [`canonical`] gives
 //! equal values equal bytes, however they are spelt, so that digests agree on both sides.
 
+#![cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "what JSONB holds is asked for Postgres alone"))]
+
+use std::borrow::Cow;
+
 mod canonical;
 mod jsonb;
 mod number;
@@ -86,6 +90,23 @@ pub(crate) fn canonical(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), NotCanoni
     let start = out.len();
     let walked = walk::walk(bytes, &mut canonical::Writer::new(out));
     walked.inspect_err(|_| out.truncate(start))
+}
+
+/// A JSON text in the form in which payloads are compared and digested: its canonical form, or the bytes themselves where it
+/// has none. Two payloads of equal form are equal as JSON values.
+///
+/// ```
+/// let form = |text: &str| eventuali_sql::comparable_json(text.as_bytes()).into_owned();
+/// assert_eq!(form(r#"{"b": 1.50, "a": "\u0041"}"#), form(r#"{"a":"A","b":15e-1}"#));
+/// assert_ne!(form("0.1"), form("0.10000000000000000001"));
+/// ```
+#[must_use]
+pub fn comparable_json(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let mut form = Vec::with_capacity(bytes.len());
+    match canonical(bytes, &mut form) {
+        Ok(()) => Cow::Owned(form),
+        Err(_) => Cow::Borrowed(bytes),
+    }
 }
 
 /// An offset into a text, its keys or its canonical form, at half the size.

@@ -5,7 +5,8 @@
 //! | `memory://` | the embedded engine, in memory; always a new store |
 //! | `./orders`, `../orders`, `/var/lib/orders`, `~/orders` | the embedded engine in that directory, made if it is not there |
 //! | `eventuali:///var/lib/orders` | the same, as a URL (absolute, percent-encoded) |
-//! | `sqlite://…`, `postgresql://…`, `postgres://…` | known, and refused as [`Unsupported`](eventuali::Error::Unsupported) so far |
+//! | `sqlite://events.db`, `sqlite:///var/lib/events.db`, `sqlite://:memory:` | SQLite: a file, made if it is not there, or memory |
+//! | `postgresql://user:password@host:5432/database`, `postgres://…` | Postgres; its tables are made if they are not there |
 //!
 //! Whatever is probably a slip, such as `orders` or `:memory:`, is refused with the spelling that was meant. No error and
 //! no `Debug` shows a password.
@@ -24,14 +25,25 @@
 
 mod config;
 mod connection;
-#[cfg_attr(not(test), expect(dead_code, reason = "the SQL stores are the ones to call it"))]
+#[cfg(feature = "sql")]
 mod json;
+mod options;
+#[cfg(feature = "sql")]
+mod sql;
+mod table;
 
 use std::sync::Arc;
 
 use eventuali::{EventStore, Result};
 
 pub use config::{Config, Store};
+#[cfg(feature = "sql")]
+pub use json::comparable_json;
+pub use options::Synchronous;
+#[cfg(feature = "postgres")]
+pub use sql::postgres::PostgresStore;
+#[cfg(feature = "sqlite")]
+pub use sql::sqlite::SqliteStore;
 
 /// Opens the store that a connection string names, with the default options.
 ///

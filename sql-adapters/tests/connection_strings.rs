@@ -150,34 +150,93 @@ fn slips_are_refused_with_the_spelling_that_was_meant() {
 }
 
 #[test]
-fn sql_stores_are_unsupported_so_far() {
+fn a_sqlite_url_names_a_file_or_memory_percent_encoded() {
+    let table = [("sqlite://events.db", "events.db"), ("SQLite:///var/a%20b.db", "/var/a b.db"), ("sqlite://data/%3F%23.db", "data/?#.db")];
+    for (text, path) in table {
+        assert_eq!(Config::parse(text).expect("a file"), Config::sqlite(path), "{text}");
+        assert_eq!(directory(text), Path::new(path), "{text}");
+    }
+    assert_eq!(Config::parse("sqlite://:memory:").expect("memory"), Config::sqlite_in_memory());
+    for (text, meant) in [
+        ("sqlite://", "names a file"),
+        ("sqlite:///", "names a file"),
+        ("sqlite://data/", "names a file"),
+        ("sqlite://events.db?mode=ro", "%3F"),
+        ("sqlite://events.db#1", "%23"),
+        ("sqlite://100%.db", "%25"),
+        ("sqlite://a%00b", "NUL"),
+    ] {
+        let message = refusal(text);
+        assert!(message.contains(meant), "{text}: {message}");
+    }
+}
+
+#[test]
+fn a_postgres_url_is_shown_without_its_secrets() {
     let table = [
-        ("sqlite://events.db", "sqlite://events.db"),
-        ("sqlite:///var/events.db", "sqlite:///var/events.db"),
-        ("sqlite://:memory:", "SQLite"),
         ("postgresql://ada:hunter2@db:5432/events", "postgresql://***@db:5432/events"),
-        ("POSTGRES://db/events", "postgres://db/events"),
+        ("POSTGRES://db/events", "postgresql://db/events"),
+        ("postgres://ada@db", "postgresql://***@db"),
+        ("postgresql://db/events?sslmode=require&password=hunter2", "postgresql://db/events…"),
+        ("postgresql://ada:hunter%232@db/events", "postgresql://***@db/events"),
     ];
     for (text, shown) in table {
-        match open(text).err() {
-            Some(Error::Unsupported { message }) => assert!(message.contains(shown) && message.contains("./orders"), "{message}"),
-            other => panic!("{text:?} is unsupported, not {other:?}"),
+        let config = Config::parse(text).expect("a database");
+        assert_eq!((config.to_string(), config.path()), (shown.to_owned(), None), "{text}");
+        assert!(!format!("{config:?}").contains(SECRET), "{config:?}");
+        assert_eq!(Config::postgres(text).expect("a database"), config);
+    }
+    for (text, meant) in [
+        ("postgresql://", "names a host"),
+        ("postgresql:///events", "names a host"),
+        ("postgresql://ada:12#x@db/events", "%23"),
+        ("postgresql://db:port/events", "postgresql://user:password@host:5432/database"),
+        ("postgresql://db/events?sslmode=perhaps", "postgresql://user:password@host:5432/database"),
+    ] {
+        let message = refusal(text);
+        assert!(message.contains(meant), "{text}: {message}");
+    }
+    assert!(Config::postgres("./orders").is_err());
+}
+
+#[test]
+fn a_server_that_cannot_be_reached_is_named_without_secrets() {
+    for form in ["postgresql://ada:{}@127.0.0.1:1/events", "postgres://127.0.0.1:1/events?user=ada&password={}"] {
+        let config = Config::parse(&form.replace("{}", SECRET)).expect("a database");
+        match config.acquire_timeout(std::time::Duration::from_millis(300)).open() {
+            Err(error @ Error::Unavailable { .. }) => {
+                let text = format!("{error} {error:?}");
+                assert!(text.contains("127.0.0.1:1/events") && !text.contains(SECRET), "{text}");
+            }
+            other => panic!("expected an unreachable server, not {other:?}"),
         }
+    }
+}
+
+#[test]
+fn hostile_table_names_are_refused() {
+    let hostile =
+        ["", "Events", "events\"; DROP TABLE events; --", "1events", "a b", "ä", "events\0", "pg_class", "sqlite_schema", "a.b", "a-b", "'", "`"];
+    for name in hostile.into_iter().map(str::to_owned).chain(["e".repeat(41)]) {
+        let error = Config::sqlite("events.db").table_name(&name).expect_err("no name of a table");
+        assert!(matches!(error, Error::Configuration { message } if message.contains("custom_events")), "{name:?}");
+    }
+    for name in ["events", "custom_events", "_e1", &"e".repeat(40)] {
+        assert!(Config::sqlite("events.db").table_name(name).is_ok(), "{name}");
     }
 }
 
 #[test]
 fn no_message_shows_a_secret() {
     let forms = [
-        "postgresql://ada:{}@host:5432/events",
-        "postgres://ada:{}@host/events",
+        "postgresql://ada:{}@host:port/events",
+        "postgres://ada:{}@host/events?sslmode=perhaps",
         "postgresql://ada:1{}/2@host/events",
         "postgresql://ada:1?{}@host/events",
         "postgresql://ada:#{}@host/events",
-        "postgresql://ada:={}@host/events",
-        "postgresql://ada:@{}@host/events",
+        "postgresql://ada:={}@host/events?sslmode=perhaps",
         "postgresql://ada:{}",
-        "postgresql://host/events?user=ada&password={}",
+        "postgresql://host:port/events?user=ada&password={}",
         "postgresql://host/events?password=a@{}",
         "postgresql:ada:{}@host/events",
         "postgresql+asyncpg://ada:{}@host/events",

@@ -1,0 +1,62 @@
+//! How a SQL store is opened.
+
+use std::time::Duration;
+
+use eventuali::{Error, Result};
+
+use crate::table::TableName;
+
+/// Options of a SQL store; each has a value that fits most programs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SqlOptions {
+    pub(crate) table: TableName,
+    pub(crate) max_connections: u32,
+    pub(crate) acquire_timeout: Duration,
+    pub(crate) lock_timeout: Duration,
+    pub(crate) statement_timeout: Duration,
+    pub(crate) synchronous: Synchronous,
+}
+
+/// When SQLite syncs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Synchronous {
+    /// At every commit: an acknowledged append survives a power failure.
+    #[default]
+    Full,
+    /// At checkpoints: an acknowledged append survives the end of the process; a power failure may lose a recent suffix.
+    Normal,
+}
+
+impl Default for SqlOptions {
+    fn default() -> Self {
+        Self {
+            table: TableName::default(),
+            max_connections: 10,
+            acquire_timeout: Duration::from_secs(30),
+            lock_timeout: Duration::from_secs(10),
+            statement_timeout: Duration::from_mins(1),
+            synchronous: Synchronous::Full,
+        }
+    }
+}
+
+impl SqlOptions {
+    /// # Errors
+    /// [`Configuration`](Error::Configuration) for a number that cannot work.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.max_connections < 2 {
+            return Err(Error::configuration(format!(
+                "max_connections is {}, but must be at least 2: one writes, the others read",
+                self.max_connections
+            )));
+        }
+        for (name, timeout) in
+            [("acquire_timeout", self.acquire_timeout), ("lock_timeout", self.lock_timeout), ("statement_timeout", self.statement_timeout)]
+        {
+            if timeout < Duration::from_millis(1) || timeout > Duration::from_hours(24) {
+                return Err(Error::configuration(format!("{name} is {timeout:?}, but must be from 1 ms to 24 hours")));
+            }
+        }
+        Ok(())
+    }
+}

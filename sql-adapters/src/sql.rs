@@ -1,0 +1,16 @@
+//! Stores over SQL databases: one implementation of the trait, and what each database does for it.
+
+mod database;
+mod decide;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
+mod reader;
+mod remote;
+mod row;
+mod schema;
+#[cfg(feature = "sqlite")]
+pub(crate) mod sqlite;
+mod store;
+#[cfg(feature = "postgres")]
+mod timestamptz;
+mod writer;

@@ -1,0 +1,183 @@
+//! What a database does for a store: one transaction for a group of appends, and pages of events.
+
+use std::collections::HashSet;
+use std::future::Future;
+
+use eventuali::{AppendBatch, Capabilities, Error, Event, ReadAll, ReadStream, Receipt, Result, StoreIdentity, StreamInfo};
+use uuid::Uuid;
+
+/// What a page has at most: the next one is asked for when it was delivered.
+pub(crate) const PAGE_EVENTS: u64 = 1024;
+/// A page ends early when its payloads have this size together.
+pub(crate) const PAGE_BYTES: usize = 1 << 20;
+/// How many events the first page has: nothing is known of their size yet.
+pub(crate) const FIRST_PAGE_EVENTS: u64 = 256;
+
+/// A database that holds a store.
+pub(crate) trait Database: Send + Sync + 'static {
+    /// What it does and promises.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Decides and stores these appends in one transaction.
+    fn append(&self, batches: &[&AppendBatch]) -> impl Future<Output = Result<Vec<Result<Vec<Receipt>>>, Failure>> + Send;
+
+    /// Makes everything durable that was committed.
+    fn sync(&self) -> impl Future<Output = Result<u64>> + Send;
+
+    /// Which store it is.
+    fn identity(&self) -> impl Future<Output = Result<StoreIdentity>> + Send;
+
+    /// The last position.
+    fn head(&self) -> impl Future<Output = Result<u64>> + Send;
+
+    /// What is known of a stream.
+    fn stream(&self, tenant: &str, aggregate_id: &str) -> impl Future<Output = Result<Option<StreamInfo>>> + Send;
+
+    /// The next events of a query.
+    fn page(&self, page: &Page) -> impl Future<Output = Result<Found>> + Send;
+
+    /// Waits for what is under way, and gives every connection back.
+    fn close(&self) -> impl Future<Output = ()> + Send;
+}
+
+/// The events of a page.
+pub(crate) struct Found {
+    pub(crate) events: Vec<Event>,
+    /// The last position of the store at the moment that the page shows; 0 if nothing was found.
+    pub(crate) head: u64,
+    /// Whether the page ended because it was full.
+    pub(crate) full: bool,
+}
+
+/// Collects a page until it is full.
+pub(crate) struct Collected {
+    found: Found,
+    bytes: usize,
+    limit: u64,
+}
+
+impl Collected {
+    pub(crate) fn new(page: &Page) -> Self {
+        Self { found: Found { events: Vec::new(), head: 0, full: false }, bytes: 0, limit: page.limit }
+    }
+
+    /// Takes an event in; whether there is room for more.
+    pub(crate) fn push(&mut self, event: Event, head: u64) -> bool {
+        self.bytes += event.payload().len();
+        self.found.events.push(event);
+        self.found.head = head;
+        self.found.full = self.bytes >= PAGE_BYTES || self.found.events.len() as u64 >= self.limit;
+        !self.found.full
+    }
+
+    pub(crate) fn found(self) -> Found {
+        self.found
+    }
+}
+
+/// Why a group was not stored.
+pub(crate) enum Failure {
+    /// The database is at odds with one of its appends: a group of one gets this answer.
+    Refused(Error),
+    /// Nothing was stored, and trying again would not help: each of its appends gets this answer.
+    All(Error),
+    /// Nothing was stored, for a reason that may pass.
+    Passing(Error),
+    /// The connection was lost when it was told to commit: whether it did is not known.
+    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "SQLite runs within the process, and has no connection to lose"))]
+    InDoubt(Error),
+}
+
+impl Failure {
+    /// The error for who did not append.
+    pub(crate) fn error(self) -> Error {
+        match self {
+            Self::Refused(error) | Self::All(error) | Self::Passing(error) | Self::InDoubt(error) => error,
+        }
+    }
+}
+
+/// Which events come next.
+#[derive(Debug, Clone)]
+pub(crate) struct Page {
+    pub(crate) of: Of,
+    /// Both ends included, in positions of the store or versions of the stream.
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    /// No event behind this position is wanted.
+    pub(crate) head: u64,
+    pub(crate) backwards: bool,
+    pub(crate) limit: u64,
+}
+
+/// What a page is a page of.
+#[derive(Debug, Clone)]
+pub(crate) enum Of {
+    /// The store, filtered by types.
+    All { event_types: Vec<String>, aggregate_types: Vec<String>, include_system: bool },
+    /// One stream.
+    Stream { tenant: String, aggregate_id: String },
+}
+
+/// Databases count with signed numbers.
+const LARGEST: u64 = i64::MAX as u64;
+
+impl Page {
+    pub(crate) fn all(query: ReadAll) -> (Self, u64) {
+        let of = Of::All { event_types: query.event_types, aggregate_types: query.aggregate_types, include_system: query.include_system };
+        Self::new(of, query.after.map(|after| after.0), query.before.map(|before| before.0), query.backwards, query.limit)
+    }
+
+    pub(crate) fn stream(query: ReadStream) -> (Self, u64) {
+        let of = Of::Stream { tenant: query.tenant, aggregate_id: query.aggregate_id };
+        Self::new(of, query.after.map(|after| after.0), query.before.map(|before| before.0), query.backwards, query.limit)
+    }
+
+    /// The first page, and how many events are wanted in all.
+    fn new(of: Of, after: Option<u64>, before: Option<u64>, backwards: bool, limit: Option<u64>) -> (Self, u64) {
+        let from = after.map_or(1, |after| after.saturating_add(1)).min(LARGEST);
+        let to = before.map_or(LARGEST, |before| before.saturating_sub(1).min(LARGEST));
+        // Behind the largest number there is nothing.
+        let limit = if after.is_some_and(|after| after >= LARGEST) { 0 } else { limit.unwrap_or(u64::MAX) };
+        (Self { of, from, to, head: LARGEST, backwards, limit: limit.min(FIRST_PAGE_EVENTS) }, limit)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.from > self.to || self.limit == 0
+    }
+
+    /// Where an event stands among those of the page.
+    pub(crate) fn place(&self, event: &Event) -> u64 {
+        match self.of {
+            Of::All { .. } => event.position().0,
+            Of::Stream { .. } => event.version().0,
+        }
+    }
+}
+
+/// What must be known of the database to decide these appends: their streams and their ids, each once.
+pub(crate) fn asked<'a>(batches: &[&'a AppendBatch]) -> (Vec<(&'a str, &'a str)>, Vec<Uuid>) {
+    let mut seen = HashSet::new();
+    let mut streams = Vec::new();
+    let mut ids = Vec::new();
+    for batch in batches {
+        for stream in &batch.streams {
+            let key = (&*batch.tenant, &*stream.aggregate_id);
+            if seen.insert(key) {
+                streams.push(key);
+            }
+            ids.extend(stream.events.iter().map(|event| event.id));
+        }
+    }
+    (streams, ids)
+}
+
+/// As a number of the database.
+pub(crate) fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// As a number of the store.
+pub(crate) fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}

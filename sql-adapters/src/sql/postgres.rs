@@ -1,0 +1,483 @@
+//! A store in a Postgres database.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use eventuali::{
+    AggregateVersion, AppendBatch, Capabilities, Durability, Error, Event, EventData, Position, Receipt, Result, StoreIdentity, StreamInfo, Tag,
+    Timestamp,
+};
+use futures_util::TryStreamExt;
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Row as _};
+use tokio::sync::Mutex;
+
+use super::database::{Collected, Database, Failure, Found, Of, Page, asked, signed, unsigned};
+use super::decide::{Decided, Known, Stream, decide};
+use super::row::{Columns, JSON, PROTOBUF, metadata_text};
+use super::schema::{self, Migrated};
+use super::store::{SqlStore, sql_store};
+use super::timestamptz::{Micros, moment};
+use crate::connection::Address;
+use crate::json;
+use crate::options::SqlOptions;
+use crate::table::TableName;
+
+const COLUMNS: &str = "global_position, id, tenant, aggregate_id, aggregate_type, event_type, event_version, aggregate_version, event_data::text, \
+                       event_data_type, event_bytes, metadata::text, metadata_bytes, tags, timestamp, timestamp_micros";
+/// The column behind them, in a page: the head of the store.
+const HEAD: usize = 16;
+
+/// A Postgres database that holds a store.
+pub(crate) struct PostgresDatabase {
+    /// What messages call it.
+    shown: String,
+    table: TableName,
+    statements: Statements,
+    pool: PgPool,
+    /// The writer's connection, kept from group to group while it is sound.
+    writer: Mutex<Option<PoolConnection<Postgres>>>,
+    capabilities: Capabilities,
+}
+
+sql_store! {
+    /// A store in a Postgres database. Clones are handles on the same store.
+    PostgresStore over PostgresDatabase
+}
+
+impl PostgresStore {
+    /// Whether the driver understands an address.
+    pub(crate) fn check(address: &Address) -> Result<()> {
+        PgConnectOptions::from_str(&address.0).map(drop).map_err(|_| not_a_url())
+    }
+
+    pub(crate) fn open(address: Address, options: SqlOptions) -> Result<Self> {
+        SqlStore::open(async move { PostgresDatabase::open(&address.0, &options).await }).map(Self)
+    }
+}
+
+struct Statements {
+    begin: String,
+    state: String,
+    streams: String,
+    events: String,
+    insert: String,
+    stream: String,
+}
+
+impl Statements {
+    fn new(table: &TableName) -> Self {
+        let fill = |statement: &str| table.fill(statement).replace("{columns}", COLUMNS);
+        Self {
+            // The row is locked before anything else is read: what is read later is what the last commit left.
+            begin: fill(
+                r#"BEGIN; SELECT head, epoch, last_commit, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+                   FROM "{table}_state" WHERE id = 1 FOR UPDATE"#,
+            ),
+            state: fill(r#"SELECT head, epoch, store_id FROM "{table}_state" WHERE id = 1"#),
+            streams: fill(
+                r#"SELECT k.tenant, k.aggregate_id, e.aggregate_type, e.aggregate_version
+                   FROM UNNEST($1::varchar[], $2::varchar[]) AS k (tenant, aggregate_id)
+                   CROSS JOIN LATERAL (SELECT aggregate_type, aggregate_version FROM "{table}" WHERE tenant = k.tenant AND aggregate_id = k.aggregate_id
+                                       ORDER BY aggregate_version DESC LIMIT 1) AS e"#,
+            ),
+            events: fill(r#"SELECT {columns} FROM "{table}" WHERE id = ANY($1)"#),
+            insert: fill(
+                r#"WITH moved AS (UPDATE "{table}_state" SET head = $1, last_commit = $2 WHERE id = 1)
+                   INSERT INTO "{table}" (global_position, id, tenant, aggregate_id, aggregate_type, event_type, event_version, aggregate_version,
+                                          event_data, event_data_type, event_bytes, metadata, metadata_bytes, tags, timestamp, timestamp_micros, epoch)
+                   SELECT e.position, e.id, e.tenant, e.aggregate_id, e.aggregate_type, e.event_type, e.schema_version, e.version,
+                          e.data::jsonb, e.data_type, e.bytes, e.metadata::jsonb, e.metadata_bytes,
+                          CASE WHEN e.tags IS NOT NULL THEN ARRAY(SELECT jsonb_array_elements_text(e.tags::jsonb)) END,
+                          e.timestamp, e.timestamp_micros, $3
+                   FROM UNNEST($4::bigint[], $5::uuid[], $6::varchar[], $7::varchar[], $8::varchar[], $9::varchar[], $10::bigint[], $11::bigint[],
+                               $12::text[], $13::varchar[], $14::bytea[], $15::text[], $16::bytea[], $17::text[], $18::timestamptz[], $19::bigint[])
+                        AS e (position, id, tenant, aggregate_id, aggregate_type, event_type, schema_version, version, data, data_type, bytes,
+                              metadata, metadata_bytes, tags, timestamp, timestamp_micros)"#,
+            ),
+            stream: fill(
+                r#"SELECT aggregate_type, aggregate_version, global_position FROM "{table}"
+                   WHERE tenant = $1 AND aggregate_id = $2 ORDER BY aggregate_version DESC LIMIT 1"#,
+            ),
+        }
+    }
+}
+
+impl PostgresDatabase {
+    pub(crate) async fn open(url: &str, options: &SqlOptions) -> Result<Self> {
+        let connect = PgConnectOptions::from_str(url).map_err(|_| not_a_url())?.application_name("eventuali");
+        let shown = shown(&connect);
+        let settings = format!(
+            "SET statement_timeout = {}; SET lock_timeout = {}; SET timezone = 'UTC'",
+            options.statement_timeout.as_millis(),
+            options.lock_timeout.as_millis()
+        );
+        let pool = PgPoolOptions::new()
+            .max_connections(options.max_connections)
+            .acquire_timeout(options.acquire_timeout)
+            .after_connect(move |connection, _| {
+                let settings = settings.clone();
+                Box::pin(async move { sqlx::raw_sql(AssertSqlSafe(settings)).execute(connection).await.map(drop) })
+            })
+            .connect_lazy_with(connect);
+        let fail = |error: sqlx::Error| fault(&shown, &error).error();
+        let mut first = pool.acquire().await.map_err(fail)?;
+        let durability = durability(&mut first).await.map_err(fail)?;
+        let encoding: String = sqlx::query_scalar("SELECT current_setting('server_encoding')").fetch_one(&mut *first).await.map_err(fail)?;
+        if encoding != "UTF8" {
+            return Err(Error::configuration(format!(
+                "{shown} has the encoding {encoding}, which cannot hold every text; make a database with UTF8"
+            )));
+        }
+        drop(first);
+        match schema::migrate_postgres(&pool, &options.table).await.map_err(fail)? {
+            Migrated::Current => {}
+            Migrated::Newer { found, supported } => {
+                return Err(Error::FormatVersion { path: shown.into(), found, readable_from: found, supported });
+            }
+        }
+        let capabilities = Capabilities::new("postgres", durability, true, true).json_as_values();
+        let statements = Statements::new(&options.table);
+        Ok(Self { shown, table: options.table.clone(), statements, pool, writer: Mutex::new(None), capabilities })
+    }
+
+    fn error(&self, error: &sqlx::Error) -> Error {
+        fault(&self.shown, error).error()
+    }
+
+    /// Everything between the transaction's beginning and its commit.
+    async fn store(&self, connection: &mut PgConnection, batches: &[&AppendBatch]) -> Result<Vec<Result<Vec<Receipt>>>, Trouble> {
+        let begun = sqlx::raw_sql(AssertSqlSafe(&*self.statements.begin)).fetch_all(&mut *connection).await?;
+        let state = begun.last().ok_or(sqlx::Error::RowNotFound)?;
+        let (head, epoch, last_commit, clock): (i64, i64, i64, i64) = (state.try_get(0)?, state.try_get(1)?, state.try_get(2)?, state.try_get(3)?);
+        let mut known = Known { head: unsigned(head), now: Timestamp(last_commit.max(clock)), streams: [].into(), events: [].into() };
+        let (keys, ids) = asked(batches);
+        let (tenants, aggregates): (Vec<&str>, Vec<&str>) = keys.into_iter().unzip();
+        let rows = sqlx::query(AssertSqlSafe(&*self.statements.streams)).bind(tenants).bind(aggregates).fetch_all(&mut *connection).await?;
+        for row in rows {
+            let stream = Stream { aggregate_type: row.try_get(2)?, version: unsigned(row.try_get(3)?) };
+            known.streams.insert((row.try_get(0)?, row.try_get(1)?), stream);
+        }
+        if !ids.is_empty() {
+            let rows = sqlx::query(AssertSqlSafe(&*self.statements.events)).bind(ids).fetch_all(&mut *connection).await?;
+            for row in &rows {
+                let event = event(row)?;
+                known.events.insert(event.id(), event);
+            }
+        }
+        let now = known.now;
+        let decided = decide(known, batches.iter().copied(), self.capabilities.durability, same_json);
+        self.insert(connection, &decided, now, epoch).await?;
+        Ok(decided.answers)
+    }
+
+    async fn insert(&self, connection: &mut PgConnection, decided: &Decided<'_>, now: Timestamp, epoch: i64) -> Result<(), Trouble> {
+        let rows = &decided.rows;
+        let Some(last) = rows.last() else { return Ok(()) };
+        let payloads: Vec<Payload<'_>> = rows.iter().map(|row| Payload::of(&row.event.data)).collect::<Result<_>>()?;
+        let metadata: Vec<(String, Option<Vec<u8>>)> = rows.iter().map(|row| metadata_columns(&row.event.metadata)).collect::<Result<_>>()?;
+        let tags: Vec<Option<String>> = rows.iter().map(|row| super::row::tags_text(&row.event.tags)).collect::<Result<_>>()?;
+        let moments: Vec<(Micros, Option<i64>)> = rows.iter().map(|row| moment(row.timestamp)).collect();
+        let insert = sqlx::query(AssertSqlSafe(&*self.statements.insert))
+            .bind(signed(last.position))
+            .bind(now.0)
+            .bind(epoch)
+            .bind(rows.iter().map(|row| signed(row.position)).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.event.id).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.tenant).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.aggregate_id).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.aggregate_type).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| &*row.event.event_type).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| i64::from(row.event.schema_version)).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| signed(row.version)).collect::<Vec<_>>())
+            .bind(payloads.iter().map(|payload| payload.data).collect::<Vec<_>>())
+            .bind(payloads.iter().map(|payload| payload.data_type).collect::<Vec<_>>())
+            .bind(payloads.iter().map(|payload| payload.bytes).collect::<Vec<_>>())
+            .bind(metadata.iter().map(|(text, _)| &**text).collect::<Vec<_>>())
+            .bind(metadata.iter().map(|(_, bytes)| bytes.as_deref()).collect::<Vec<_>>())
+            .bind(tags)
+            .bind(moments.iter().map(|(moment, _)| *moment).collect::<Vec<_>>())
+            .bind(moments.iter().map(|(_, micros)| *micros).collect::<Vec<_>>());
+        insert.execute(&mut *connection).await?;
+        Ok(())
+    }
+
+    /// The writer's connection: the one it had, or a new one.
+    async fn writer(&self) -> sqlx::Result<PoolConnection<Postgres>> {
+        match self.writer.lock().await.take() {
+            Some(connection) => Ok(connection),
+            None => self.pool.acquire().await,
+        }
+    }
+}
+
+/// A payload in its columns.
+struct Payload<'a> {
+    data: &'a str,
+    data_type: &'static str,
+    /// Its exact bytes, where JSONB cannot hold them.
+    bytes: Option<&'a [u8]>,
+}
+
+impl<'a> Payload<'a> {
+    fn of(data: &'a EventData) -> Result<Self> {
+        let bytes = data.as_bytes();
+        match data {
+            EventData::Protobuf(_) => Ok(Self { data: "null", data_type: PROTOBUF, bytes: Some(bytes) }),
+            EventData::Json(_) if json::fits_jsonb(bytes) => {
+                let text = std::str::from_utf8(bytes).map_err(|error| Error::Serialization { reason: format!("it is not UTF-8: {error}") })?;
+                Ok(Self { data: text, data_type: JSON, bytes: None })
+            }
+            EventData::Json(_) => Ok(Self { data: "null", data_type: JSON, bytes: Some(bytes) }),
+        }
+    }
+}
+
+/// The metadata as JSONB, or its exact text where JSONB cannot hold it.
+fn metadata_columns(metadata: &eventuali::EventMetadata) -> Result<(String, Option<Vec<u8>>)> {
+    let text = metadata_text(metadata)?;
+    if json::fits_jsonb(text.as_bytes()) { Ok((text, None)) } else { Ok(("{}".to_owned(), Some(text.into_bytes()))) }
+}
+
+fn same_json(stored: &[u8], appended: &[u8]) -> bool {
+    json::comparable_json(stored) == json::comparable_json(appended)
+}
+
+/// What ends a transaction before its commit.
+enum Trouble {
+    Database(sqlx::Error),
+    Store(Error),
+}
+
+impl From<sqlx::Error> for Trouble {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Database for PostgresDatabase {
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    async fn append(&self, batches: &[&AppendBatch]) -> Result<Vec<Result<Vec<Receipt>>>, Failure> {
+        let mut connection = self.writer().await.map_err(|error| fault(&self.shown, &error))?;
+        let failure = match self.store(&mut connection, batches).await {
+            Ok(answers) => match sqlx::raw_sql("COMMIT").execute(&mut *connection).await {
+                Ok(_) => {
+                    *self.writer.lock().await = Some(connection);
+                    return Ok(answers);
+                }
+                Err(error) => commit_fault(&self.shown, &error),
+            },
+            Err(Trouble::Database(error)) => fault(&self.shown, &error),
+            Err(Trouble::Store(error)) => Failure::Refused(error),
+        };
+        // Closing the connection ends its transaction, whatever state it is in.
+        let _ = connection.detach().close_hard().await;
+        Err(failure)
+    }
+
+    async fn sync(&self) -> Result<u64> {
+        if self.capabilities.durability == Durability::Sync {
+            return self.head().await;
+        }
+        // A commit that waits for the disk has everything before it on the disk.
+        let barrier = self.table.fill(r#"BEGIN; SET LOCAL synchronous_commit = on; UPDATE "{table}_state" SET head = head WHERE id = 1; COMMIT"#);
+        let head = self.head().await?;
+        sqlx::raw_sql(AssertSqlSafe(barrier)).execute(&self.pool).await.map_err(|error| self.error(&error))?;
+        Ok(head)
+    }
+
+    async fn identity(&self) -> Result<StoreIdentity> {
+        let state = sqlx::query(AssertSqlSafe(&*self.statements.state)).fetch_one(&self.pool).await.map_err(|error| self.error(&error))?;
+        let epoch: i64 = state.get(1);
+        Ok(StoreIdentity { store_id: state.get(2), epoch: u32::try_from(epoch).unwrap_or(u32::MAX) })
+    }
+
+    async fn head(&self) -> Result<u64> {
+        let state = sqlx::query(AssertSqlSafe(&*self.statements.state)).fetch_one(&self.pool).await.map_err(|error| self.error(&error))?;
+        Ok(unsigned(state.get(0)))
+    }
+
+    async fn stream(&self, tenant: &str, aggregate_id: &str) -> Result<Option<StreamInfo>> {
+        if [tenant, aggregate_id].iter().any(|name| name.contains('\0')) {
+            return Ok(None);
+        }
+        let stream = sqlx::query(AssertSqlSafe(&*self.statements.stream)).bind(tenant).bind(aggregate_id);
+        let row = stream.fetch_optional(&self.pool).await.map_err(|error| self.error(&error))?;
+        Ok(row.map(|row| StreamInfo {
+            aggregate_type: row.get(0),
+            version: AggregateVersion(unsigned(row.get(1))),
+            last_position: Position(unsigned(row.get(2))),
+        }))
+    }
+
+    async fn page(&self, page: &Page) -> Result<Found> {
+        let order = if page.backwards { "DESC" } else { "ASC" };
+        let head = r#"(SELECT head FROM "{table}_state" WHERE id = 1)"#;
+        let statement = match &page.of {
+            Of::All { event_types, aggregate_types, include_system } => {
+                let types = |wanted: &[String], condition| if wanted.is_empty() { "" } else { condition };
+                let events = types(event_types, "AND event_type = ANY($5)");
+                let aggregates = types(aggregate_types, "AND aggregate_type = ANY($6)");
+                let system = if *include_system { "" } else { "AND left(event_type, 1) <> '$'" };
+                // Arrays that no condition uses have no type that could be guessed.
+                let given_types = "AND $5::varchar[] IS NOT NULL AND $6::varchar[] IS NOT NULL";
+                format!(
+                    r#"SELECT {COLUMNS}, {head} FROM "{{table}}" WHERE global_position BETWEEN $1 AND $2 AND global_position <= $3
+                       {given_types} {events} {aggregates} {system} ORDER BY global_position {order} LIMIT $4"#
+                )
+            }
+            Of::Stream { .. } => format!(
+                r#"SELECT {COLUMNS}, {head} FROM "{{table}}" WHERE aggregate_version BETWEEN $1 AND $2 AND global_position <= $3
+                   AND tenant = $5 AND aggregate_id = $6 ORDER BY aggregate_version {order} LIMIT $4"#
+            ),
+        };
+        let statement = self.table.fill(&statement);
+        let query =
+            sqlx::query(AssertSqlSafe(statement)).bind(signed(page.from)).bind(signed(page.to)).bind(signed(page.head)).bind(signed(page.limit));
+        let has_nul = |names: &[String]| names.iter().any(|name| name.contains('\0'));
+        let query = match &page.of {
+            // No stored name has a NUL, and Postgres refuses text that has one.
+            Of::All { event_types, aggregate_types, .. } => {
+                if has_nul(event_types) || has_nul(aggregate_types) {
+                    let without = |names: &[String]| names.iter().filter(|name| !name.contains('\0')).cloned().collect::<Vec<_>>();
+                    query.bind(without(event_types)).bind(without(aggregate_types))
+                } else {
+                    query.bind(event_types).bind(aggregate_types)
+                }
+            }
+            Of::Stream { tenant, aggregate_id } => {
+                if tenant.contains('\0') || aggregate_id.contains('\0') {
+                    return Ok(Collected::new(page).found());
+                }
+                query.bind(&**tenant).bind(&**aggregate_id)
+            }
+        };
+        let mut rows = query.fetch(&self.pool);
+        let mut collected = Collected::new(page);
+        while let Some(row) = rows.try_next().await.map_err(|error| self.error(&error))? {
+            let head: i64 = row.try_get(HEAD).map_err(|error| self.error(&error))?;
+            let event = event(&row).map_err(|trouble| match trouble {
+                Trouble::Database(error) => self.error(&error),
+                Trouble::Store(error) => error,
+            })?;
+            if !collected.push(event, unsigned(head)) {
+                break;
+            }
+        }
+        Ok(collected.found())
+    }
+
+    async fn close(&self) {
+        drop(self.writer.lock().await.take());
+        self.pool.close().await;
+    }
+}
+
+/// What the server promises of a commit.
+async fn durability(connection: &mut PgConnection) -> sqlx::Result<Durability> {
+    let setting =
+        async |connection: &mut PgConnection, name: &'static str| -> sqlx::Result<String> { sqlx::query_scalar(name).fetch_one(connection).await };
+    let fsync = setting(&mut *connection, "SELECT current_setting('fsync')").await?;
+    let commit = setting(&mut *connection, "SELECT current_setting('synchronous_commit')").await?;
+    let delay: String = setting(&mut *connection, "SELECT setting FROM pg_settings WHERE name = 'wal_writer_delay'").await?;
+    Ok(match (&*fsync, &*commit) {
+        ("off", _) => Durability::Os,
+        // The server's WAL writer is at most three of its rounds behind.
+        (_, "off") => Durability::Interval(Duration::from_millis(delay.parse().unwrap_or(200) * 3)),
+        _ => Durability::Sync,
+    })
+}
+
+fn event(row: &PgRow) -> Result<Event, Trouble> {
+    let (Micros(moment), micros): (Micros, Option<i64>) = (row.try_get(14)?, row.try_get(15)?);
+    let metadata = match row.try_get::<Option<&[u8]>, _>(12)? {
+        Some(exact) => std::str::from_utf8(exact).map_err(|error| sqlx::Error::Decode(error.into()))?,
+        None => row.try_get(11)?,
+    };
+    let tags: Option<Vec<String>> = row.try_get(13)?;
+    let columns = Columns {
+        position: row.try_get(0)?,
+        id: row.try_get(1)?,
+        tenant: row.try_get(2)?,
+        aggregate_id: row.try_get(3)?,
+        aggregate_type: row.try_get(4)?,
+        event_type: row.try_get(5)?,
+        schema_version: row.try_get(6)?,
+        version: row.try_get(7)?,
+        data: row.try_get(8)?,
+        data_type: row.try_get(9)?,
+        bytes: row.try_get(10)?,
+        metadata,
+        tags: tags.unwrap_or_default().into_iter().map(Tag).collect(),
+        timestamp: micros.unwrap_or(moment),
+    };
+    Ok(columns.into_event()?)
+}
+
+fn not_a_url() -> Error {
+    Error::configuration(
+        "this is no address of a Postgres database; it is written postgresql://user:password@host:5432/database?sslmode=require, percent-encoded",
+    )
+}
+
+/// The address without secrets.
+fn shown(connect: &PgConnectOptions) -> String {
+    let host = match connect.get_socket() {
+        Some(socket) => socket.display().to_string(),
+        None => format!("{}:{}", connect.get_host(), connect.get_port()),
+    };
+    format!("postgresql://{host}/{}", connect.get_database().unwrap_or(connect.get_username()))
+}
+
+/// What a failure means for appends.
+fn fault(shown: &str, error: &sqlx::Error) -> Failure {
+    let store = || shown.to_owned();
+    let unavailable = |reason: String| Error::Unavailable { store: store(), reason };
+    let sqlx::Error::Database(refusal) = error else {
+        return match error {
+            sqlx::Error::PoolClosed => Failure::All(Error::Closed),
+            sqlx::Error::PoolTimedOut => Failure::All(unavailable("no connection was free, or could be made, in time".to_owned())),
+            sqlx::Error::Tls(reason) => Failure::All(Error::configuration(format!("{shown} cannot be reached by TLS: {reason}"))),
+            sqlx::Error::Io(reason) => Failure::Passing(unavailable(reason.to_string())),
+            sqlx::Error::Protocol(reason) => Failure::Passing(unavailable(reason.clone())),
+            sqlx::Error::WorkerCrashed => Failure::Passing(unavailable("the connection ended".to_owned())),
+            other => Failure::All(Error::Database { store: store(), code: None, message: other.to_string() }),
+        };
+    };
+    let code = refusal.code().map(std::borrow::Cow::into_owned).unwrap_or_default();
+    let message = refusal.message().to_owned();
+    match &*code {
+        // Serialization failures and deadlocks; a server that stops, restarts, or is a standby after a failover; too many connections.
+        "40001" | "40P01" | "57P01" | "57P02" | "57P03" | "57P05" | "25006" | "53300" | "53400" => Failure::Passing(unavailable(message)),
+        code if code.starts_with("08") => Failure::Passing(unavailable(message)),
+        // Timeouts of locks and statements.
+        "55P03" | "57014" => Failure::All(unavailable(message)),
+        "53100" => Failure::All(Error::StorageFull { path: shown.into(), needed_bytes: 0 }),
+        // Wrong password, unknown role, no right to connect, unknown database.
+        "28P01" | "28000" | "3D000" => Failure::All(Error::configuration(format!("{shown} refused the connection: {message}"))),
+        // Values that the columns cannot hold, constraints, limits of the server.
+        code if code.starts_with("22") || code.starts_with("23") || code.starts_with("54") => {
+            Failure::Refused(Error::Database { store: store(), code: Some(code.to_owned()), message })
+        }
+        code => Failure::All(Error::Database { store: store(), code: Some(code.to_owned()), message }),
+    }
+}
+
+/// What a failure to commit means: if the connection was lost, nobody knows yet.
+fn commit_fault(shown: &str, error: &sqlx::Error) -> Failure {
+    let rolled_back = matches!(error, sqlx::Error::Database(refusal) if refusal.code().is_some_and(|code| code.starts_with("40")));
+    match fault(shown, error) {
+        Failure::Passing(error) if !rolled_back => Failure::InDoubt(error),
+        other => other,
+    }
+}
