@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import io
+import shlex
 import sys
 from pathlib import Path
 from typing import cast
@@ -101,7 +102,11 @@ def main() -> int:
         asyncio.run(run(arguments.data.resolve(), arguments.store.resolve()))
     except OtherDataError as error:
         print(f"\n{arguments.store} does not hold the beginning of {arguments.data}: {error}.")
-        print("Remove that directory, or name another with --store.")
+        store, folder, python = (
+            shlex.quote(str(path)) for path in (arguments.store.resolve(), REPOSITORY / "pybind", sys.executable)
+        )
+        print("Remove that directory and run the demo again, or keep it and have the demo use another one:")
+        print(f"  rm -r {store}\n  cd {folder} && {python} -m demo --store DIRECTORY")
         return 1
     except MismatchError as error:
         print(f"\nNot what the data says: {error}")

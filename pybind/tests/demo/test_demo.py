@@ -18,6 +18,7 @@ from demo.importing import OtherDataError, import_rows
 from demo.screen import bar
 from demo.source import EXCERPT, VARIABLE, Row, find_data, read_rows
 from eventuali import EventStore
+from eventuali.event import UserRegistered
 
 PYBIND = Path(__file__).resolve().parents[2]
 ROWS = read_rows(EXCERPT)
@@ -83,6 +84,17 @@ def test_the_demo_imports_checks_and_reports_and_goes_on_when_it_is_run_again(tm
     assert (second.returncode, second.stderr) == (0, "")
     assert f"{len(ROWS):,} events were stored by an earlier run" in second.stdout
     assert report_in(second.stdout) == report_in(first.stdout)
+
+
+@pytest.mark.anyio
+async def test_a_store_of_other_data_is_left_alone_with_commands_that_go_on_from_there(tmp_path: Path) -> None:
+    directory = tmp_path / "other store"
+    async with EventStore.create(directory) as store:
+        await store.append("user-1", [UserRegistered(user_id="u", email="u@example.org")], aggregate_type="User")
+    refused = run_demo(directory, EXCERPT)
+    assert (refused.returncode, refused.stderr) == (1, "")
+    assert f"  rm -r '{directory}'\n" in refused.stdout
+    assert f"  cd {PYBIND} && {sys.executable} -m demo --store DIRECTORY\n" in refused.stdout
 
 
 @pytest.mark.anyio
