@@ -39,7 +39,8 @@ async def main() -> None:
             print(f"{event.aggregate_id} was last heard at {event.timestamp:%H:%M}")
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())
 
 # > [('sensor-0', 24, 24), ('sensor-1', 24, 48), ('sensor-2', 24, 72)]
 # > 22.75 degrees at most in 72 events

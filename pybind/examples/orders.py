@@ -65,7 +65,8 @@ async def main() -> None:
             print(f"{event.aggregate_version}: {event.event_type}")
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())
 
 # > placed: version 1, durability sync
 # > shipped by DHL, total 99.90
