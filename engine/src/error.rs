@@ -224,11 +224,7 @@ impl std::fmt::Display for EventIdProblem {
 
 /// A damaged place, and what is known to be good on both sides of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{path:?} is damaged at byte {offset}: {reason}. Events up to position {last_good_position} are intact{}. Nothing was changed. \
-     Ways out: restore a backup; open for reading up to the damage; or give up what follows with accept_loss_after={last_good_position} (it is moved to quarantine/ first)",
-    next_good_position.map_or_else(String::new, |position| format!(", and again from position {position} on"))
-)]
+#[error("{path:?} is damaged at byte {offset}: {reason}.{} Nothing was changed. Ways out: {}", Self::intact(self), Self::ways_out(self))]
 pub struct Corruption {
     /// The damaged file.
     pub path: PathBuf,
@@ -242,6 +238,52 @@ pub struct Corruption {
     pub next_good_position: Option<Position>,
     /// What was found there.
     pub reason: String,
+    /// What helps.
+    pub remedy: Remedy,
+}
+
+/// What helps against damage, beside restoring a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Remedy {
+    /// Reading up to the damage, or giving up what follows it.
+    ReadOrAcceptLoss,
+    /// Giving up everything: there is nothing before the damage that could be read.
+    AcceptLoss,
+    /// Rebuilding the manifest from the segment files.
+    RebuildManifest,
+    /// Moving the damaged file out of the directory before the manifest is rebuilt.
+    MoveAwayAndRebuild,
+    /// Nothing else.
+    Backup,
+}
+
+impl Corruption {
+    /// What is intact; without a manifest nobody knows.
+    fn intact(&self) -> String {
+        if self.segment == 0 {
+            return String::new();
+        }
+        let again = self.next_good_position.map_or_else(String::new, |position| format!(", and again from position {position} on"));
+        format!(" Events up to position {} are intact{again}.", self.last_good_position)
+    }
+
+    fn ways_out(&self) -> String {
+        let last_good = self.last_good_position;
+        match self.remedy {
+            Remedy::ReadOrAcceptLoss => format!(
+                "restore a backup; open for reading up to the damage; or give up what follows with accept_loss_after={last_good} (it is moved to quarantine/ first)"
+            ),
+            Remedy::AcceptLoss => {
+                format!("restore a backup; or give up what follows with accept_loss_after={last_good} (it is moved to quarantine/ first)")
+            }
+            Remedy::RebuildManifest => {
+                "rebuild_manifest makes a new manifest from the segment files, which are left as they are; or restore a backup".to_owned()
+            }
+            Remedy::MoveAwayAndRebuild => "restore a backup; or move this file out of the directory and rebuild the manifest without it".to_owned(),
+            Remedy::Backup => "restore a backup; or choose another directory".to_owned(),
+        }
+    }
 }
 
 impl Error {

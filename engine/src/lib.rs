@@ -163,7 +163,7 @@ pub mod testing;
 mod version;
 
 pub use aggregate::{Aggregate, AsOf, Load, Root, Save};
-pub use error::{Corruption, Error, EventIdProblem, Result};
+pub use error::{Corruption, Error, EventIdProblem, Remedy, Result};
 pub use event::{DataFormat, Event, EventData, EventMetadata, Json, NewEvent, StreamKey, Tag, Timestamp};
 pub use log::storage;
 pub use log_store::{LogStore, OpenOptions, OpenOutcome, OpenReport, rebuild_manifest};

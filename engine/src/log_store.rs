@@ -19,7 +19,7 @@ pub use options::{OpenOptions, rebuild_manifest};
 use read::LogReader;
 
 use crate::codec::Body;
-use crate::error::{Corruption, Error, Result};
+use crate::error::{Corruption, Error, Remedy, Result};
 use crate::event::StreamKey;
 use crate::index::Index;
 use crate::log::format::Kind;
@@ -182,7 +182,11 @@ fn take_in(index: &mut Index, segment: &Segment, frame: &Frame<'_>) -> Result<()
         return Ok(());
     }
     let position = frame.header.base_position;
-    let fail = |reason: &str| Error::from(segment.corruption(segment.offset(frame.header.lsn), position - 1, reason));
+    // Its checksums match, so no verdict about the log finds it: every way of opening ends here.
+    let fail = |reason: &str| {
+        let damage = segment.corruption(segment.offset(frame.header.lsn), position - 1, reason);
+        Error::from(Corruption { remedy: Remedy::Backup, ..damage })
+    };
     index.has_room_for(frame.header.count as usize)?;
     for (at, entry, bytes) in frame.records() {
         let (body, names) = Body::parse(bytes).map_err(fail)?;

@@ -15,7 +15,7 @@ use super::scan::{Scan, Visit};
 use super::segment::{AttachProblem, FIRST_FRAME, Rest, Segment, file_name, parse_name};
 use super::storage::{Access, Lock, Space, Storage};
 use super::watermark::{Mark, WATERMARK, Watermark};
-use crate::error::{Corruption, Error, Result};
+use crate::error::{Corruption, Error, Remedy, Result};
 use crate::version::Position;
 
 /// How much space a new segment begins with.
@@ -139,12 +139,12 @@ fn rebuild_manifest_locked(storage: &dyn Storage) -> Result<()> {
     let mut epoch = 0;
     for (sequence, generation) in names {
         let name = file_name(sequence, generation);
-        let segment = Segment::attach(storage, &name, Access::Read).map_err(|problem| opening.unattachable(&name, sequence, 0, problem))?;
+        let segment =
+            Segment::attach(storage, &name, Access::Read).map_err(|problem| to_rebuild_without(opening.unattachable(&name, sequence, 0, problem)))?;
         let header = segment.header;
         if *store_id.get_or_insert(header.store_id) != header.store_id {
-            return Err(segment
-                .corruption(0, 0, "the segment belongs to another store than the ones before it; move it out of the directory")
-                .into());
+            let damage = segment.corruption(0, 0, "the segment belongs to another store than the ones before it");
+            return Err(to_rebuild_without(damage.into()));
         }
         // Each by itself: whether they continue each other is judged when the store is opened.
         let scan = segment.scan(&first_chain(&header), &mut |_, _| Ok(()))?;
@@ -160,6 +160,14 @@ fn rebuild_manifest_locked(storage: &dyn Storage) -> Result<()> {
     opening.quarantine_file(MANIFEST)?;
     let manifest = Manifest { store_id: store_id.unwrap_or_default(), epoch, segments };
     manifest.replace(storage).map_err(|error| opening.io("write", MANIFEST, &error))
+}
+
+/// The error about a segment that keeps the manifest from being rebuilt.
+fn to_rebuild_without(mut error: Error) -> Error {
+    if let Error::Corruption(damage) = &mut error {
+        damage.remedy = Remedy::MoveAwayAndRebuild;
+    }
+    error
 }
 
 fn first_chain(header: &SegmentHeader) -> Chain {
@@ -221,7 +229,11 @@ impl Opening<'_> {
             offset: 0,
             last_good_position: Position::START,
             next_good_position: None,
-            reason: format!("{reason}; rebuild_manifest makes a new manifest from the segment files, which are left as they are"),
+            reason: reason.to_owned(),
+            remedy: match self.list() {
+                Ok(names) if !names.iter().any(|name| parse_name(name).is_some()) => Remedy::Backup,
+                _ => Remedy::RebuildManifest,
+            },
         }
     }
 
@@ -297,6 +309,8 @@ impl Opening<'_> {
             last_good_position: Position(last_good),
             next_good_position: None,
             reason: reason.to_owned(),
+            // With a manifest, what is lost in front of all events can only be given up.
+            remedy: if last_good == 0 { Remedy::AcceptLoss } else { Remedy::ReadOrAcceptLoss },
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::format::{FORMAT_VERSION, FRAME_ALIGN, FrameHeader, HeadProblem, SegmentHeader, frame_header, segment_header};
 use super::recovery::{Chain, later_headers};
 use super::storage::{Access, Space, Storage, StorageFile};
-use crate::error::{Corruption, Error, Result};
+use crate::error::{Corruption, Error, Remedy, Result};
 use crate::version::Position;
 
 /// How much is read at once behind the end of the chain.
@@ -110,6 +110,7 @@ impl Segment {
             last_good_position: Position(last_good),
             next_good_position: None,
             reason: reason.into(),
+            remedy: Remedy::ReadOrAcceptLoss,
         }
     }
 

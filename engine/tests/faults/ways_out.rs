@@ -71,6 +71,7 @@ fn a_damaged_store_can_be_read_up_to_the_damage_and_no_further() {
         let storage = holding(&files);
         if what == "the first segment's header" {
             assert_eq!(damage_of(reading_up_to_damage(&storage)), expected, "there is nothing to read");
+            assert!(expected.to_string().contains("accept_loss_after=0") && !expected.to_string().contains("for reading"), "{expected}");
             continue;
         }
         let store = reading_up_to_damage(&storage).unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -243,7 +244,8 @@ fn a_missing_or_damaged_manifest_is_refused_until_it_is_rebuilt() {
     for (what, files) in [("missing", missing), ("empty", empty), ("cut", cut), ("flipped", flip(&files, MANIFEST, 300))] {
         let directory = in_directory(&files);
         let refusal = damage_of(open_directory(directory.path()));
-        assert!(refusal.path.ends_with(MANIFEST) && refusal.reason.contains("rebuild_manifest"), "{what}: {refusal}");
+        assert!(refusal.path.ends_with(MANIFEST) && refusal.to_string().contains("rebuild_manifest"), "{what}: {refusal}");
+        assert!(!refusal.to_string().contains("accept_loss_after") && !refusal.to_string().contains("for reading"), "{what}: {refusal}");
         rebuild_manifest(directory.path()).unwrap_or_else(|error| panic!("{what}: {error}"));
         let kept = fs::read_dir(directory.path().join("quarantine")).map_or(0, Iterator::count);
         assert_eq!(kept, usize::from(files.contains_key(MANIFEST)), "{what}: the old manifest is kept");
@@ -275,7 +277,12 @@ fn rebuilding_the_manifest_hides_no_damage_of_the_segments() {
         files.remove(MANIFEST);
         let directory = in_directory(&files);
         match rebuild_manifest(directory.path()) {
-            Err(Error::Corruption(refusal)) => assert!(what.contains("header") || what.contains("empty"), "{what}: {refusal}"),
+            Err(Error::Corruption(refusal)) => {
+                assert!(what.contains("header") || what.contains("empty"), "{what}: {refusal}");
+                assert!(refusal.to_string().contains("move this file out") && !refusal.to_string().contains("accept_loss_after"), "{refusal}");
+                fs::remove_file(&refusal.path).expect("moved away");
+                rebuild_manifest(directory.path()).unwrap_or_else(|error| panic!("{what}: the way out does not help: {error}"));
+            }
             Err(error) => panic!("{what}: {error}"),
             Ok(()) => assert_eq!(damage_of(open_directory(directory.path())).last_good_position, expected, "{what}"),
         }
