@@ -186,6 +186,16 @@ pub enum Error {
         /// The database's own words.
         message: String,
     },
+    /// The target of an export or import holds events that its source does not have. Nothing of the source was written there.
+    #[error("{target} cannot take these events: {reason} (position {position}); choose an empty target, or the one that the earlier export went to")]
+    Diverged {
+        /// The store that events were to be moved to, without secrets.
+        target: String,
+        /// Where the two part.
+        position: Position,
+        /// What the target has there.
+        reason: String,
+    },
     /// A connection string, path or option cannot be used. Nothing was created.
     #[error("{message}")]
     Configuration {

@@ -27,6 +27,8 @@ mod config;
 mod connection;
 #[cfg(feature = "sql")]
 mod json;
+#[cfg(feature = "sql")]
+mod moving;
 mod options;
 #[cfg(feature = "sql")]
 mod sql;
@@ -39,6 +41,8 @@ use eventuali::{EventStore, Result};
 pub use config::{Config, Store};
 #[cfg(feature = "sql")]
 pub use json::comparable_json;
+#[cfg(feature = "sql")]
+pub use moving::{Difference, DifferenceKind, Mirror, MirrorStatus, Moved, Progress, Verified, export, export_json_lines, import_json_lines, verify};
 pub use options::Synchronous;
 #[cfg(feature = "postgres")]
 pub use sql::postgres::PostgresStore;

@@ -6,7 +6,7 @@ mod decide;
 pub(crate) mod postgres;
 mod reader;
 mod remote;
-mod row;
+pub(crate) mod row;
 mod schema;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;

@@ -3,8 +3,10 @@
 use std::collections::HashSet;
 use std::future::Future;
 
-use eventuali::{AppendBatch, Capabilities, Error, Event, ReadAll, ReadStream, Receipt, Result, StoreIdentity, StreamInfo};
+use eventuali::{AppendBatch, Capabilities, Error, Event, Position, ReadAll, ReadStream, Receipt, Result, StoreIdentity, StreamInfo};
 use uuid::Uuid;
+
+use crate::moving::{Origin, Standing};
 
 /// What a page has at most: the next one is asked for when it was delivered.
 pub(crate) const PAGE_EVENTS: u64 = 1024;
@@ -20,6 +22,12 @@ pub(crate) trait Database: Send + Sync + 'static {
 
     /// Decides and stores these appends in one transaction.
     fn append(&self, batches: &[&AppendBatch]) -> impl Future<Output = Result<Vec<Result<Vec<Receipt>>>, Failure>> + Send;
+
+    /// Stores events as they are behind the last one, in one transaction that also keeps whose they are.
+    fn restore(&self, origin: Origin, events: &[Event]) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// How far a store that events are moved to has come.
+    fn standing(&self) -> impl Future<Output = Result<Standing>> + Send;
 
     /// Makes everything durable that was committed.
     fn sync(&self) -> impl Future<Output = Result<u64>> + Send;
@@ -170,6 +178,31 @@ pub(crate) fn asked<'a>(batches: &[&'a AppendBatch]) -> (Vec<(&'a str, &'a str)>
         }
     }
     (streams, ids)
+}
+
+/// What is to be stored of events that are moved, given how far the target has come: those behind its head.
+pub(crate) fn behind<'e>(shown: &str, standing: Standing, origin: Origin, events: &'e [Event]) -> Result<&'e [Event]> {
+    let diverged = |position: u64, reason: String| Error::Diverged { target: shown.to_owned(), position: Position(position), reason };
+    match standing.origin {
+        None if standing.head > 0 => return Err(diverged(1, "it has events of its own".to_owned())),
+        Some((store_id, _)) if store_id != origin.store_id => return Err(diverged(1, format!("its events are those of the store {store_id}"))),
+        Some((_, position)) if position != standing.head => return Err(diverged(position + 1, "it has events of its own from there on".to_owned())),
+        _ => {}
+    }
+    // Another mover may have been quicker.
+    let new = &events[events.partition_point(|event| event.position().0 <= standing.head)..];
+    match new.first().map(|event| event.position().0) {
+        Some(first) if first != standing.head + 1 => {
+            Err(diverged(standing.head, format!("its last event is there, and the next one to be stored is at {first}")))
+        }
+        _ => Ok(new),
+    }
+}
+
+/// The epoch of a store's own events: behind events that were moved here it is another one than theirs, because their origin may
+/// give the same positions to other events.
+pub(crate) fn own_epoch(epoch: i64, head: i64, source_position: Option<i64>) -> i64 {
+    if source_position == Some(head) { epoch + 1 } else { epoch }
 }
 
 /// As a number of the database.

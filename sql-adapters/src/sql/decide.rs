@@ -37,6 +37,22 @@ pub(crate) struct Row<'a> {
     pub(crate) timestamp: Timestamp,
 }
 
+#[cfg(feature = "sqlite")]
+impl<'a> Row<'a> {
+    /// The row of an event that is stored elsewhere.
+    pub(crate) fn of(stored: &'a Event, event: &'a NewEvent) -> Self {
+        Self {
+            tenant: stored.tenant(),
+            aggregate_id: stored.aggregate_id(),
+            aggregate_type: stored.aggregate_type(),
+            event,
+            position: stored.position().0,
+            version: stored.version().0,
+            timestamp: stored.timestamp(),
+        }
+    }
+}
+
 /// The answers to the appends, in their order, and what is to be stored for those that were accepted.
 pub(crate) struct Decided<'a> {
     pub(crate) answers: Vec<Result<Vec<Receipt>>>,

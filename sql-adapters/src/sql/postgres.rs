@@ -1,5 +1,7 @@
 //! A store in a Postgres database.
 
+mod restore;
+
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -12,8 +14,11 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Row as _};
 use tokio::sync::Mutex;
+use uuid::Uuid;
 
-use super::database::{Collected, Database, Failure, Found, Of, Page, asked, signed, unsigned};
+use restore::COPIED;
+
+use super::database::{Collected, Database, Failure, Found, Of, Page, asked, own_epoch, signed, unsigned};
 use super::decide::{Decided, Known, Stream, decide};
 use super::row::{Columns, JSON, PROTOBUF, metadata_text};
 use super::schema::{self, Migrated};
@@ -21,6 +26,7 @@ use super::store::{SqlStore, sql_store};
 use super::timestamptz::{Micros, moment};
 use crate::connection::Address;
 use crate::json;
+use crate::moving::{Origin, Standing};
 use crate::options::SqlOptions;
 use crate::table::TableName;
 
@@ -60,6 +66,8 @@ impl PostgresStore {
 struct Statements {
     begin: String,
     state: String,
+    copy: String,
+    moved: String,
     streams: String,
     events: String,
     insert: String,
@@ -68,14 +76,19 @@ struct Statements {
 
 impl Statements {
     fn new(table: &TableName) -> Self {
-        let fill = |statement: &str| table.fill(statement).replace("{columns}", COLUMNS);
+        let fill = |statement: &str| table.fill(statement).replace("{columns}", COLUMNS).replace("{copied}", COPIED);
         Self {
             // The row is locked before anything else is read: what is read later is what the last commit left.
             begin: fill(
-                r#"BEGIN; SELECT head, epoch, last_commit, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+                r#"BEGIN; SELECT head, epoch, last_commit, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, source_store_id, source_position
                    FROM "{table}_state" WHERE id = 1 FOR UPDATE"#,
             ),
-            state: fill(r#"SELECT head, epoch, store_id FROM "{table}_state" WHERE id = 1"#),
+            state: fill(r#"SELECT head, epoch, store_id, source_store_id, source_position FROM "{table}_state" WHERE id = 1"#),
+            copy: fill(r#"COPY "{table}" ({copied}) FROM STDIN (FORMAT binary)"#),
+            moved: fill(
+                r#"UPDATE "{table}_state" SET head = $1, epoch = $3, source_store_id = $4, source_epoch = $3, source_position = $1,
+                   last_commit = greatest(last_commit, least($2, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)) WHERE id = 1"#,
+            ),
             streams: fill(
                 r#"SELECT k.tenant, k.aggregate_id, e.aggregate_type, e.aggregate_version
                    FROM UNNEST($1::varchar[], $2::varchar[]) AS k (tenant, aggregate_id)
@@ -84,9 +97,8 @@ impl Statements {
             ),
             events: fill(r#"SELECT {columns} FROM "{table}" WHERE id = ANY($1)"#),
             insert: fill(
-                r#"WITH moved AS (UPDATE "{table}_state" SET head = $1, last_commit = $2 WHERE id = 1)
-                   INSERT INTO "{table}" (global_position, id, tenant, aggregate_id, aggregate_type, event_type, event_version, aggregate_version,
-                                          event_data, event_data_type, event_bytes, metadata, metadata_bytes, tags, timestamp, timestamp_micros, epoch)
+                r#"WITH advanced AS (UPDATE "{table}_state" SET head = $1, last_commit = $2, epoch = $3 WHERE id = 1)
+                   INSERT INTO "{table}" ({copied})
                    SELECT e.position, e.id, e.tenant, e.aggregate_id, e.aggregate_type, e.event_type, e.schema_version, e.version,
                           e.data::jsonb, e.data_type, e.bytes, e.metadata::jsonb, e.metadata_bytes,
                           CASE WHEN e.tags IS NOT NULL THEN ARRAY(SELECT jsonb_array_elements_text(e.tags::jsonb)) END,
@@ -148,10 +160,11 @@ impl PostgresDatabase {
 
     /// Everything between the transaction's beginning and its commit.
     async fn store(&self, connection: &mut PgConnection, batches: &[&AppendBatch]) -> Result<Vec<Result<Vec<Receipt>>>, Trouble> {
-        let begun = sqlx::raw_sql(AssertSqlSafe(&*self.statements.begin)).fetch_all(&mut *connection).await?;
-        let state = begun.last().ok_or(sqlx::Error::RowNotFound)?;
-        let (head, epoch, last_commit, clock): (i64, i64, i64, i64) = (state.try_get(0)?, state.try_get(1)?, state.try_get(2)?, state.try_get(3)?);
-        let mut known = Known { head: unsigned(head), now: Timestamp(last_commit.max(clock)), streams: [].into(), events: [].into() };
+        let (standing, state) = self.begin(connection).await?;
+        let source_position = standing.origin.map(|(_, position)| signed(position));
+        let epoch = own_epoch(state.epoch, signed(standing.head), source_position);
+        let now = Timestamp(state.last_commit.max(state.clock));
+        let mut known = Known { head: standing.head, now, streams: [].into(), events: [].into() };
         let (keys, ids) = asked(batches);
         let (tenants, aggregates): (Vec<&str>, Vec<&str>) = keys.into_iter().unzip();
         let rows = sqlx::query(AssertSqlSafe(&*self.statements.streams)).bind(tenants).bind(aggregates).fetch_all(&mut *connection).await?;
@@ -166,7 +179,6 @@ impl PostgresDatabase {
                 known.events.insert(event.id(), event);
             }
         }
-        let now = known.now;
         let decided = decide(known, batches.iter().copied(), self.capabilities.durability, same_json);
         self.insert(connection, &decided, now, epoch).await?;
         Ok(decided.answers)
@@ -283,6 +295,30 @@ impl Database for PostgresDatabase {
         // Closing the connection ends its transaction, whatever state it is in.
         let _ = connection.detach().close_hard().await;
         Err(failure)
+    }
+
+    async fn restore(&self, origin: Origin, events: &[Event]) -> Result<(), Failure> {
+        let mut connection = self.writer().await.map_err(|error| fault(&self.shown, &error))?;
+        let failure = match self.restore_within(&mut connection, origin, events).await {
+            Ok(()) => match sqlx::raw_sql("COMMIT").execute(&mut *connection).await {
+                Ok(_) => {
+                    *self.writer.lock().await = Some(connection);
+                    return Ok(());
+                }
+                Err(error) => commit_fault(&self.shown, &error),
+            },
+            Err(Trouble::Database(error)) => fault(&self.shown, &error),
+            Err(Trouble::Store(error)) => Failure::All(error),
+        };
+        // Closing the connection ends its transaction, whatever state it is in.
+        let _ = connection.detach().close_hard().await;
+        Err(failure)
+    }
+
+    async fn standing(&self) -> Result<Standing> {
+        let state = sqlx::query(AssertSqlSafe(&*self.statements.state)).fetch_one(&self.pool).await.map_err(|error| self.error(&error))?;
+        let (store_id, position): (Option<Uuid>, Option<i64>) = (state.get(3), state.get(4));
+        Ok(Standing { head: unsigned(state.get(0)), origin: store_id.zip(position.map(unsigned)) })
     }
 
     async fn sync(&self) -> Result<u64> {

@@ -12,7 +12,7 @@ CREATE TABLE "{table}" (
     event_bytes BYTEA,
     metadata JSONB NOT NULL,
     metadata_bytes BYTEA,
-    tags VARCHAR[],
+    tags TEXT[],
     timestamp TIMESTAMPTZ NOT NULL,
     timestamp_micros BIGINT,
     epoch BIGINT NOT NULL,

@@ -12,8 +12,8 @@ pub(crate) const JSON: &str = "json";
 pub(crate) const PROTOBUF: &str = "protobuf";
 
 /// The `metadata` column: an object with what is set.
-#[derive(Serialize, Deserialize)]
-struct Metadata<'a> {
+#[derive(Default, Serialize, Deserialize)]
+pub(crate) struct Metadata<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     causation_id: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -24,32 +24,43 @@ struct Metadata<'a> {
     headers: BTreeMap<Cow<'a, str>, Cow<'a, str>>,
 }
 
+impl Metadata<'_> {
+    pub(crate) fn of(metadata: &EventMetadata) -> Metadata<'_> {
+        Metadata {
+            causation_id: metadata.causation_id.as_deref().map(Cow::Borrowed),
+            correlation_id: metadata.correlation_id.as_deref().map(Cow::Borrowed),
+            user_id: metadata.user_id.as_deref().map(Cow::Borrowed),
+            headers: metadata.headers.iter().map(|(name, value)| (Cow::Borrowed(&**name), Cow::Borrowed(&**value))).collect(),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.causation_id.is_none() && self.correlation_id.is_none() && self.user_id.is_none() && self.headers.is_empty()
+    }
+
+    pub(crate) fn into_metadata(self) -> EventMetadata {
+        EventMetadata {
+            causation_id: self.causation_id.map(Cow::into_owned),
+            correlation_id: self.correlation_id.map(Cow::into_owned),
+            user_id: self.user_id.map(Cow::into_owned),
+            headers: self.headers.into_iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect(),
+        }
+    }
+}
+
 /// An event's metadata as JSON text; `{}` if nothing is set.
 pub(crate) fn metadata_text(metadata: &EventMetadata) -> Result<String> {
     if metadata.is_empty() {
         return Ok("{}".to_owned());
     }
-    let cow = |text: &'_ Option<String>| text.as_deref().map(|text| Cow::Owned(text.to_owned()));
-    let stored = Metadata {
-        causation_id: cow(&metadata.causation_id),
-        correlation_id: cow(&metadata.correlation_id),
-        user_id: cow(&metadata.user_id),
-        headers: metadata.headers.iter().map(|(name, value)| (Cow::Borrowed(&**name), Cow::Borrowed(&**value))).collect(),
-    };
-    serde_json::to_string(&stored).map_err(|error| Error::Serialization { reason: error.to_string() })
+    serde_json::to_string(&Metadata::of(metadata)).map_err(|error| Error::Serialization { reason: error.to_string() })
 }
 
 fn metadata_of(text: &str) -> std::result::Result<EventMetadata, serde_json::Error> {
     if text == "{}" {
         return Ok(EventMetadata::default());
     }
-    let Metadata { causation_id, correlation_id, user_id, headers } = serde_json::from_str(text)?;
-    Ok(EventMetadata {
-        causation_id: causation_id.map(Cow::into_owned),
-        correlation_id: correlation_id.map(Cow::into_owned),
-        user_id: user_id.map(Cow::into_owned),
-        headers: headers.into_iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect(),
-    })
+    serde_json::from_str::<Metadata<'_>>(text).map(Metadata::into_metadata)
 }
 
 /// The `tags` column of a database without arrays: a JSON array, or NULL where there are none.

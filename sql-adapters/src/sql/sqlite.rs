@@ -3,18 +3,20 @@
 use std::path::{Path, PathBuf};
 
 use eventuali::{
-    AggregateVersion, AppendBatch, Capabilities, Durability, Error, Event, Position, Receipt, Result, StoreIdentity, StreamInfo, Tag, Timestamp,
+    AggregateVersion, AppendBatch, Capabilities, Durability, Error, Event, NewEvent, Position, Receipt, Result, StoreIdentity, StreamInfo, Tag,
+    Timestamp,
 };
 use futures_util::TryStreamExt;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
 use uuid::Uuid;
 
-use super::database::{Collected, Database, Failure, Found, Of, Page, asked, signed, unsigned};
+use super::database::{Collected, Database, Failure, Found, Of, Page, asked, behind, own_epoch, signed, unsigned};
 use super::decide::{Known, Row, Stream, decide};
 use super::row::{Columns, JSON, PROTOBUF, metadata_text, tags_text};
 use super::schema::{self, Migrated};
 use super::store::{SqlStore, sql_store};
+use crate::moving::{Origin, Standing, new_event};
 use crate::options::{SqlOptions, Synchronous};
 use crate::table::TableName;
 
@@ -43,6 +45,7 @@ struct Statements {
     events: String,
     insert: [String; 3],
     advance: String,
+    moved: String,
     stream: String,
 }
 
@@ -54,7 +57,7 @@ impl Statements {
         };
         let fill = |statement: &str| table.fill(statement).replace("{columns}", COLUMNS);
         Self {
-            state: fill(r#"SELECT head, epoch, last_commit, store_id FROM "{table}_state" WHERE id = 1"#),
+            state: fill(r#"SELECT head, epoch, last_commit, store_id, source_store_id, source_position FROM "{table}_state" WHERE id = 1"#),
             streams: fill(
                 r#"SELECT k.value ->> 0, k.value ->> 1, e.aggregate_type, e.aggregate_version
                    FROM json_each(?) AS k JOIN "{table}" AS e ON e.tenant = k.value ->> 0 AND e.aggregate_id = k.value ->> 1
@@ -62,7 +65,11 @@ impl Statements {
             ),
             events: fill(r#"SELECT {columns} FROM "{table}" WHERE id IN (SELECT value FROM json_each(?))"#),
             insert: ROWS.map(|rows| fill(&format!(r#"INSERT INTO "{{table}}" ({{columns}}) VALUES {}"#, values(rows)))),
-            advance: fill(r#"UPDATE "{table}_state" SET head = ?, last_commit = ? WHERE id = 1"#),
+            advance: fill(r#"UPDATE "{table}_state" SET head = ?, last_commit = ?, epoch = ? WHERE id = 1"#),
+            moved: fill(
+                r#"UPDATE "{table}_state" SET head = ?1, last_commit = max(last_commit, min(?2, ?3)), epoch = ?4, source_store_id = ?5, source_epoch = ?4,
+                   source_position = ?1 WHERE id = 1"#,
+            ),
             stream: fill(
                 r#"SELECT aggregate_type, aggregate_version, global_position FROM "{table}"
                    WHERE tenant = ? AND aggregate_id = ? ORDER BY aggregate_version DESC LIMIT 1"#,
@@ -137,6 +144,7 @@ impl Sqlite {
     async fn store(&self, connection: &mut SqliteConnection, batches: &[&AppendBatch]) -> Result<Vec<Result<Vec<Receipt>>>, Trouble> {
         let state = sqlx::query(AssertSqlSafe(&*self.statements.state)).fetch_one(&mut *connection).await?;
         let (head, epoch, last_commit): (i64, i64, i64) = (state.try_get(0)?, state.try_get(1)?, state.try_get(2)?);
+        let epoch = own_epoch(epoch, head, state.try_get(5)?);
         let now = Timestamp(last_commit).max(Timestamp::now());
         let (keys, ids) = asked(batches);
         let mut known = Known { head: unsigned(head), now, streams: [].into(), events: [].into() };
@@ -155,7 +163,7 @@ impl Sqlite {
         let decided = decide(known, batches.iter().copied(), self.capabilities.durability, |_, _| false);
         self.insert(connection, &decided.rows, epoch).await?;
         if let Some(last) = decided.rows.last() {
-            let advance = sqlx::query(AssertSqlSafe(&*self.statements.advance)).bind(signed(last.position)).bind(now.0);
+            let advance = sqlx::query(AssertSqlSafe(&*self.statements.advance)).bind(signed(last.position)).bind(now.0).bind(epoch);
             advance.execute(&mut *connection).await?;
         }
         Ok(decided.answers)
@@ -195,6 +203,28 @@ impl Sqlite {
         }
         Ok(())
     }
+}
+
+impl Sqlite {
+    async fn restore_within(&self, connection: &mut SqliteConnection, origin: Origin, events: &[Event]) -> Result<(), Trouble> {
+        let state = sqlx::query(AssertSqlSafe(&*self.statements.state)).fetch_one(&mut *connection).await?;
+        let events = behind(&self.shown, standing(&state)?, origin, events)?;
+        let new: Vec<NewEvent> = events.iter().map(new_event).collect::<Result<_>>()?;
+        let rows: Vec<Row<'_>> = events.iter().zip(&new).map(|(event, new)| Row::of(event, new)).collect();
+        self.insert(connection, &rows, i64::from(origin.epoch)).await?;
+        if let Some(last) = rows.last() {
+            let moved =
+                sqlx::query(AssertSqlSafe(&*self.statements.moved)).bind(signed(last.position)).bind(last.timestamp.0).bind(Timestamp::now().0);
+            moved.bind(i64::from(origin.epoch)).bind(origin.store_id.to_string()).execute(&mut *connection).await?;
+        }
+        Ok(())
+    }
+}
+
+fn standing(state: &SqliteRow) -> sqlx::Result<Standing> {
+    let (store_id, position): (Option<&str>, Option<i64>) = (state.try_get(4)?, state.try_get(5)?);
+    let origin = store_id.zip(position).map(|(store_id, position)| Uuid::parse_str(store_id).map(|store_id| (store_id, unsigned(position))));
+    Ok(Standing { head: unsigned(state.try_get(0)?), origin: origin.transpose().map_err(|error| sqlx::Error::Decode(error.into()))? })
 }
 
 /// What ends a transaction before its commit.
@@ -241,6 +271,27 @@ impl Database for Sqlite {
         // SQLite may have done it itself.
         let _ = sqlx::query("ROLLBACK").execute(&mut *connection).await;
         Err(failure)
+    }
+
+    async fn restore(&self, origin: Origin, events: &[Event]) -> Result<(), Failure> {
+        let mut connection = self.writer.acquire().await.map_err(|error| fault(&self.shown, &error))?;
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await.map_err(|error| fault(&self.shown, &error))?;
+        let failure = match self.restore_within(&mut connection, origin, events).await {
+            Ok(()) => match sqlx::query("COMMIT").execute(&mut *connection).await {
+                Ok(_) => return Ok(()),
+                Err(error) => commit_fault(&self.shown, &error),
+            },
+            Err(Trouble::Database(error)) => fault(&self.shown, &error),
+            Err(Trouble::Store(error)) => Failure::All(error),
+        };
+        // SQLite may have done it itself.
+        let _ = sqlx::query("ROLLBACK").execute(&mut *connection).await;
+        Err(failure)
+    }
+
+    async fn standing(&self) -> Result<Standing> {
+        let state = sqlx::query(AssertSqlSafe(&*self.statements.state)).fetch_one(&self.readers).await.map_err(|error| self.error(&error))?;
+        standing(&state).map_err(|error| self.error(&error))
     }
 
     async fn sync(&self) -> Result<u64> {

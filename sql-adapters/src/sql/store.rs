@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use eventuali::{
-    AppendBatch, Capabilities, Completion, Durability, Error, EventReader, EventStore, Position, ReadAll, ReadStream, Receipt, Result, StoreIdentity,
-    StreamInfo, StreamKey,
+    AppendBatch, Capabilities, Completion, Durability, Error, Event, EventReader, EventStore, Position, ReadAll, ReadStream, Receipt, Result,
+    StoreIdentity, StreamInfo, StreamKey,
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::database::{Database, Page};
+use crate::moving::{Origin, Standing};
+
+use super::database::{Database, Failure, Page};
 use super::reader::{Gate, Reader};
 use super::remote::{Answer, Remote, Within, later};
 use super::writer::{Request, write};
@@ -68,6 +70,16 @@ impl<D: Database> SqlStore<D> {
             inner.usable()?;
             Ok(inner.remote.begin(work(Arc::clone(&inner.database))))
         })
+    }
+
+    /// Stores events as they are behind the last one.
+    pub(crate) fn restore(&self, origin: Origin, events: Vec<Event>) -> Completion<()> {
+        self.ask(move |database| async move { database.restore(origin, &events).await.map_err(Failure::error) })
+    }
+
+    /// How far a store that events are moved to has come.
+    pub(crate) fn standing(&self) -> Completion<Standing> {
+        self.ask(|database| async move { database.standing().await })
     }
 
     fn queue<T: Send + 'static>(&self, request: impl FnOnce(oneshot::Sender<Result<T>>) -> Request + Send + 'static) -> Completion<T> {
@@ -168,6 +180,20 @@ macro_rules! sql_store {
         #[derive(Clone)]
         pub struct $name(SqlStore<$database>);
 
+        impl $name {
+            pub(crate) fn shown(&self) -> &str {
+                &self.0.database().shown
+            }
+
+            pub(crate) fn restore(&self, origin: Origin, events: Vec<Event>) -> eventuali::Completion<()> {
+                self.0.restore(origin, events)
+            }
+
+            pub(crate) fn standing(&self) -> eventuali::Completion<Standing> {
+                self.0.standing()
+            }
+        }
+
         impl eventuali::EventStore for $name {
             fn append(&self, batch: AppendBatch) -> eventuali::Completion<Vec<Receipt>> {
                 self.0.append(batch)
@@ -212,7 +238,7 @@ macro_rules! sql_store {
 
         impl std::fmt::Debug for $name {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.debug_tuple(stringify!($name)).field(&self.0.database().shown).finish()
+                f.debug_tuple(stringify!($name)).field(&self.shown()).finish()
             }
         }
     };

@@ -27,6 +27,13 @@ pub(crate) fn moment(timestamp: Timestamp) -> (Micros, Option<i64>) {
     (Micros(if timestamp.0 < 0 { MINUS_INFINITY } else { INFINITY }), Some(timestamp.0))
 }
 
+impl Micros {
+    /// Microseconds since 2000, or an infinity.
+    pub(crate) fn on_the_wire(self) -> i64 {
+        if self.0 == INFINITY || self.0 == MINUS_INFINITY { self.0 } else { self.0 - EPOCH }
+    }
+}
+
 impl Type<Postgres> for Micros {
     fn type_info() -> PgTypeInfo {
         PgTypeInfo::with_name("timestamptz")
@@ -41,8 +48,7 @@ impl PgHasArrayType for Micros {
 
 impl Encode<'_, Postgres> for Micros {
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        let wire = if self.0 == INFINITY || self.0 == MINUS_INFINITY { self.0 } else { self.0 - EPOCH };
-        <i64 as Encode<'_, Postgres>>::encode(wire, buffer)
+        <i64 as Encode<'_, Postgres>>::encode(self.on_the_wire(), buffer)
     }
 }
 

@@ -1,0 +1,160 @@
+//! Export: every event of a source that the target does not have yet, as it is.
+
+use std::ops::ControlFlow;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use eventuali::{Error, Event, EventStore, Position, Result};
+
+use super::differing::differing;
+use super::source::{Source, StoreSource};
+use super::{Origin, Progress, Standing};
+use crate::config::Store;
+
+/// How many events are stored in one transaction, and how many bytes of payload.
+const CHUNK: (usize, usize) = (16_384, 8 << 20);
+/// How long a store that is not available is tried again, and the pauses between.
+const PATIENCE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What moving has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Moved {
+    /// How many events were stored in this run.
+    pub events: u64,
+    /// The last position of the target.
+    pub position: Position,
+    /// Whether everything was moved; false if it was stopped before.
+    pub complete: bool,
+}
+
+/// Moves every event that is durable in `source` and not in `target` yet, with its position, id, version, timestamp and payload.
+///
+/// The target keeps whose events it has, in the same transaction as the events: an export that was interrupted, even by the
+/// end of the process or the server, goes on where it ended when it is called again, and calling it once more changes nothing.
+/// After every transaction `progress` is told, and can stop it.
+///
+/// # Errors
+/// [`Diverged`](Error::Diverged) if the target holds events that are not the source's; then nothing was written. Those of reading
+/// and of appending; a store that is not available is tried again for 30 s.
+///
+/// ```
+/// use std::ops::ControlFlow;
+/// use eventuali::{AppendBatch, EventStore, ExpectedVersion, LogStore, NewEvent};
+/// use eventuali_sql::{Config, export, verify};
+///
+/// let source = LogStore::memory()?;
+/// let placed = NewEvent::json("OrderPlaced", &serde_json::json!({"total": 12}))?;
+/// source.append(AppendBatch::one("order-42", "Order", ExpectedVersion::NoStream, vec![placed])).wait()?;
+///
+/// let target = Config::sqlite_in_memory().open()?;
+/// let moved = export(&source, &target, |progress| {
+///     println!("{} events, {:?} left", progress.events, progress.time_left());
+///     ControlFlow::Continue(())
+/// })?;
+/// assert!(moved.complete && moved.events == 1);
+/// assert_eq!(verify(&source, target.as_dyn(), |_| ControlFlow::Continue(()))?.difference, None);
+/// # Ok::<(), eventuali::Error>(())
+/// ```
+pub fn export(source: &dyn EventStore, target: &Store, progress: impl FnMut(&Progress) -> ControlFlow<()>) -> Result<Moved> {
+    move_events(&mut StoreSource(source), target, progress)
+}
+
+pub(super) fn move_events(source: &mut dyn Source, target: &Store, mut progress: impl FnMut(&Progress) -> ControlFlow<()>) -> Result<Moved> {
+    let mut run = Run { start: Instant::now(), events: 0, position: 0 };
+    let mut available = Instant::now();
+    loop {
+        let before = run.position;
+        match pass(source, target, &mut run, &mut progress) {
+            Ok(complete) => return Ok(Moved { events: run.events, position: Position(run.position), complete }),
+            Err(error @ (Error::Unavailable { .. } | Error::OutcomeUnknown { .. })) => {
+                if run.position > before {
+                    available = Instant::now();
+                }
+                if available.elapsed() > PATIENCE {
+                    return Err(error);
+                }
+                // What was committed last is read from the target again.
+                tracing::warn!(%error, "moving events is tried again");
+                thread::sleep(PAUSE);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+struct Run {
+    start: Instant,
+    events: u64,
+    position: u64,
+}
+
+/// Moves what the target does not have; whether that was everything.
+fn pass(source: &mut dyn Source, target: &Store, run: &mut Run, progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>) -> Result<bool> {
+    let identity = source.identity()?;
+    let origin = Origin { store_id: identity.store_id, epoch: identity.epoch };
+    let last_position = source.last_position()?;
+    let Standing { head, origin: known } = target.standing()?;
+    let diverged = |position: u64, reason: String| Error::Diverged { target: target.shown(), position: Position(position), reason };
+    match known {
+        Some((store_id, _)) if store_id != origin.store_id => {
+            return Err(diverged(1, format!("its events are those of the store {store_id}, not of {}", origin.store_id)));
+        }
+        Some((_, position)) if position != head => return Err(diverged(position + 1, "it has events of its own from there on".to_owned())),
+        _ => {}
+    }
+    if last_position.is_some_and(|last| last < head) {
+        return Err(diverged(last_position.unwrap_or(0) + 1, format!("it has events up to position {head}, which the source does not have")));
+    }
+    run.position = head;
+    // The last event that the target has is read again: it must be the source's.
+    let stored = if head > 0 { target.event_at(head)? } else { None };
+    let mut chunk: Vec<Event> = Vec::new();
+    let mut bytes = 0;
+    let mut checked = head == 0;
+    for batch in source.read_from(head.max(1))? {
+        for event in batch? {
+            let position = event.position().0;
+            if position <= head {
+                let same = position == head && stored.as_ref().is_some_and(|stored| differing(stored, &event).is_ok_and(|fields| fields.is_empty()));
+                if !same {
+                    return Err(diverged(position, "its event there is another one".to_owned()));
+                }
+                checked = true;
+                continue;
+            }
+            if !checked {
+                return Err(diverged(head, "the source has no event there".to_owned()));
+            }
+            bytes += event.payload().len();
+            chunk.push(event);
+            if chunk.len() >= CHUNK.0 || bytes >= CHUNK.1 {
+                bytes = 0;
+                if store(target, origin, std::mem::take(&mut chunk), last_position, run, progress)?.is_break() {
+                    return Ok(false);
+                }
+            }
+        }
+    }
+    if !checked {
+        return Err(diverged(head, "the source has no event there".to_owned()));
+    }
+    let stopped = !chunk.is_empty() && store(target, origin, chunk, last_position, run, progress)?.is_break();
+    Ok(!stopped)
+}
+
+fn store(
+    target: &Store,
+    origin: Origin,
+    chunk: Vec<Event>,
+    last_position: Option<u64>,
+    run: &mut Run,
+    progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>> {
+    let (events, position) = (chunk.len() as u64, chunk.last().map_or(0, |event| event.position().0));
+    target.restore(origin, chunk)?;
+    run.events += events;
+    run.position = position;
+    Ok(progress(&Progress { position, last_position, events: run.events, elapsed: run.start.elapsed() }))
+}
