@@ -40,12 +40,12 @@
 //! # let path = folder.path().join("orders");
 //! let store = LogStore::open(&path)?; // a directory, made if it is not there
 //!
-//! let mut order = Root::<Order>::with_id("order-42");
+//! let mut order = Root::<Order>::new();
 //! order.apply(OrderEvent::Placed { customer: "Ada".to_owned(), cents: 1200 })?;
 //! order.apply(OrderEvent::Shipped)?;
 //! order.save(&store).wait()?; // on disk when this returns
 //!
-//! let order = Root::<Order>::load(&store, "order-42").wait()?;
+//! let order = Root::<Order>::load(&store, order.id()).wait()?;
 //! assert!(order.is_shipped && order.cents == 1200);
 //! # Ok::<(), eventuali::Error>(())
 //! ```

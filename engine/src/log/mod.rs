@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod documented;
 pub(crate) mod format;
+pub(crate) mod frame;
 pub(crate) mod manifest;
 pub(crate) mod open;
 pub(crate) mod recovery;

@@ -220,7 +220,8 @@ pub(crate) fn judge(evidence: &Evidence) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::format::{FrameContext, events_frame_room};
+    use crate::log::format::events_frame_room;
+    use crate::log::frame::FrameContext;
 
     const START: Chain = Chain { lsn: 0, position: 1, checksum: 0, epoch: 1, commit_time: 0, durable_upto: 0 };
 

@@ -20,7 +20,8 @@ use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
 pub(crate) use decider::{Decider, Decision, Place};
 
-use super::format::{FrameContext, Kind, TAIL_RESERVE, events_frame_bytes, frame_header};
+use super::format::{Kind, TAIL_RESERVE, events_frame_bytes, frame_header};
+use super::frame::FrameContext;
 use super::manifest::ManifestSegment;
 use super::open::{Log, Outcome};
 use super::recovery::Chain;

@@ -10,7 +10,8 @@ use parking_lot::MutexGuard;
 use super::group::Answers;
 use super::{Decider, Guard, Mode, Point, State, Writer};
 use crate::error::Result;
-use crate::log::format::{FrameContext, Kind};
+use crate::log::format::Kind;
+use crate::log::frame::FrameContext;
 use crate::log::watermark::Watermark;
 
 impl<D: Decider> Writer<D> {
