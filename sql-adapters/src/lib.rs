@@ -42,7 +42,10 @@ pub use config::{Config, Store};
 #[cfg(feature = "sql")]
 pub use json::comparable_json;
 #[cfg(feature = "sql")]
-pub use moving::{Difference, DifferenceKind, Mirror, MirrorStatus, Moved, Progress, Verified, export, export_json_lines, import_json_lines, verify};
+pub use moving::{
+    Difference, DifferenceKind, Mirror, MirrorStatus, Moved, Progress, Verified, export, export_json_lines, import_eventsourcing, import_json_lines,
+    verify,
+};
 pub use options::Synchronous;
 #[cfg(feature = "postgres")]
 pub use sql::postgres::PostgresStore;

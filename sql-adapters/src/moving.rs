@@ -1,6 +1,7 @@
 //! Moving history from one store to another: positions, ids, versions, timestamps and payloads stay what they were.
 
 mod differing;
+mod eventsourcing;
 mod export;
 mod lines;
 mod mirror;
@@ -11,6 +12,7 @@ mod verify;
 use std::time::Duration;
 
 pub use differing::{Difference, DifferenceKind};
+pub use eventsourcing::import_eventsourcing;
 pub use export::{Moved, export};
 pub use lines::{export_json_lines, import_json_lines};
 pub use mirror::{Mirror, MirrorStatus};

@@ -5,7 +5,7 @@ mod decide;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 mod reader;
-mod remote;
+pub(crate) mod remote;
 pub(crate) mod row;
 mod schema;
 #[cfg(feature = "sqlite")]
