@@ -11,14 +11,16 @@ pub(crate) mod turn;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use eventuali::{Completion, Event, EventReader};
 use parking_lot::{Mutex, MutexGuard};
 use pyo3::prelude::*;
 
-pub(crate) use errors::{configuration, raise, unsupported};
+pub(crate) use errors::{configuration, raise};
 pub(crate) use event_loop::stop_listeners;
 pub(crate) use pending::{Pending, not_stop_iteration, require_asyncio};
 
@@ -94,14 +96,62 @@ impl Waiter<'_> {
     }
 
     /// The next events of a reader (`Some(None)` at the end); `None` if the waker will be called.
-    pub(crate) fn batch(&self, py: Python<'_>, reader: &mut EventReader, large: bool) -> Option<eventuali::Result<Option<Vec<Event>>>> {
+    pub(crate) fn batch(&self, py: Python<'_>, reader: &mut EventReader, large: bool) -> PyResult<Option<Batch>> {
         match self {
-            Self::Block => Some(unlocked_if(py, large, || reader.next_batch())),
-            Self::Wake(waker) => match unlocked_if(py, large, || reader.poll_batch(&mut Context::from_waker(waker))) {
-                Poll::Ready(read) => Some(read),
-                Poll::Pending => None,
-            },
+            Self::Wake(waker) => Ok(poll_batch(py, reader, waker, large)),
+            Self::Block => {
+                let parking = Parking::here();
+                loop {
+                    if let Some(read) = poll_batch(py, reader, parking.waker(), large) {
+                        return Ok(Some(read));
+                    }
+                    parking.wait(py)?;
+                }
+            }
         }
+    }
+}
+
+/// What a reader has read.
+pub(crate) type Batch = eventuali::Result<Option<Vec<Event>>>;
+
+/// Where a thread waits for what it polls, without the GIL and open to Ctrl-C.
+pub(crate) struct Parking(Waker);
+
+impl Parking {
+    /// For this thread.
+    pub(crate) fn here() -> Self {
+        Self(Arc::new(Unpark(thread::current())).into())
+    }
+
+    /// Ends the wait.
+    pub(crate) fn waker(&self) -> &Waker {
+        &self.0
+    }
+
+    /// Waits until it is woken, or for a while.
+    ///
+    /// # Errors
+    /// What a signal's handler raises.
+    #[expect(clippy::unused_self, reason = "there is nothing to wait for without a waker")]
+    pub(crate) fn wait(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| thread::park_timeout(SLICE));
+        py.check_signals()
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+fn poll_batch(py: Python<'_>, reader: &mut EventReader, waker: &Waker, large: bool) -> Option<Batch> {
+    match unlocked_if(py, large, || reader.poll_batch(&mut Context::from_waker(waker))) {
+        Poll::Ready(read) => Some(read),
+        Poll::Pending => None,
     }
 }
 

@@ -29,7 +29,7 @@ mod _eventuali {
     #[pymodule_export]
     use crate::replay::envelope_of;
     #[pymodule_export]
-    use crate::store::{PyCapabilities, PyEventStore, PyOpenReport, PyReceipt, close_all, open, rebuild_manifest};
+    use crate::store::{PyCapabilities, PyEventStore, PyOpenReport, PyReceipt, check_config, close_all, open, rebuild_manifest};
     #[pymodule_export]
     use crate::stream::{PyBatches, PyEventStream, PySyncBatches, PySyncEventStream};
 }

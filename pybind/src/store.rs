@@ -3,6 +3,8 @@
 mod answers;
 mod append;
 mod arguments;
+mod config;
+mod in_thread;
 mod load;
 mod opening;
 mod write;
@@ -21,6 +23,7 @@ use crate::text::id;
 pub(crate) use answers::{PyCapabilities, PyOpenReport, PyReceipt};
 use append::Append;
 use arguments::{aggregate_type_filter, at_least, at_least_or_none, event_type_filter, flag, until};
+pub(crate) use config::check_config;
 use load::Load;
 pub(crate) use opening::{Handle, close_all, open, rebuild_manifest};
 use write::Save;
@@ -169,9 +172,8 @@ impl PyEventStore {
     }
 
     #[getter]
-    fn open_report(&self, py: Python<'_>) -> PyResult<PyOpenReport> {
-        let report = self.handle.report().cloned().map(PyOpenReport);
-        report.ok_or_else(|| bridge::unsupported(py, "only the embedded engine reports on its opening"))
+    fn open_report(&self) -> Option<PyOpenReport> {
+        self.handle.report().cloned().map(PyOpenReport)
     }
 
     #[getter]

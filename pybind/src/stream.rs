@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 use pyo3::{IntoPyObjectExt, intern};
 
-use crate::bridge::{self, Job, Step, Waiter, turn};
+use crate::bridge::{self, Job, Parking, Step, Waiter, turn};
 use crate::event::{PyEvent, typed_event};
 
 /// From so many events on, the next read is expected to be long enough to be done without the GIL.
@@ -52,7 +52,7 @@ impl Cursor {
             return Ok(Some(false));
         }
         let Some(reader) = &mut state.reader else { return Ok(Some(true)) };
-        let Some(read) = waiter.batch(py, reader, state.large) else { return Ok(None) };
+        let Some(read) = waiter.batch(py, reader, state.large)? else { return Ok(None) };
         let (batch, error) = match read {
             Ok(Some(batch)) => (batch, None),
             Ok(None) => (Vec::new(), None),
@@ -116,8 +116,14 @@ impl Shape {
             if let Some(item) = self.take(py, cursor)? {
                 return Ok(Some(item));
             }
-            if cursor.fill(py, &Waiter::Block)? == Some(true) {
-                return Ok(None);
+            // Parked with the cursor free: other threads may read on, and so may the handler of a signal.
+            let parking = Parking::here();
+            loop {
+                match cursor.fill(py, &Waiter::Wake(parking.waker()))? {
+                    Some(true) => return Ok(None),
+                    Some(false) => break,
+                    None => parking.wait(py)?,
+                }
             }
         }
     }

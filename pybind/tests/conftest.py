@@ -1,5 +1,7 @@
 """What every test of the package may use."""
 
+import os
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import pytest
 
 from eventuali import EventStore, EventStoreConfig
+from eventuali.config import PostgresConfig
 
 
 @pytest.fixture(
@@ -19,16 +22,41 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
-@pytest.fixture(params=["memory", "sync", "interval", "os"])
+@pytest.fixture
+def postgres() -> PostgresConfig:
+    """Names a new store on the Postgres server for tests: tables that no other test has."""
+    url = os.environ.get("EVENTUALI_TEST_POSTGRES_URL")
+    if not url:
+        pytest.fail(
+            "EVENTUALI_TEST_POSTGRES_URL names no server to test against: `make test-python` starts one, "
+            "and so does `pybind/tools/with_postgres.py pytest …`",
+            pytrace=False,
+        )
+    return EventStoreConfig.postgres(url).with_table_name(f"events_{uuid.uuid4().hex}").with_max_connections(4)
+
+
+DATABASES = ("sqlite", "sqlite-memory", "postgres")
+
+
+@pytest.fixture(params=["memory", "sync", "interval", "os", *DATABASES])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str | EventStoreConfig:
-    """Names a new store, of each durability in turn."""
-    if request.param == "memory":
-        return "memory://"
-    return EventStoreConfig.embedded(tmp_path / "store").with_durability(request.param)
+    """Names a new store, of each kind and durability in turn."""
+    match request.param:
+        case "memory":
+            return "memory://"
+        case "sqlite":
+            return f"sqlite://{tmp_path}/events.db"
+        case "sqlite-memory":
+            return EventStoreConfig.sqlite(":memory:")
+        case "postgres":
+            config: PostgresConfig = request.getfixturevalue("postgres")
+            return config
+        case durability:
+            return EventStoreConfig.embedded(tmp_path / "store").with_durability(durability)
 
 
 @pytest.fixture
 async def store(place: str | EventStoreConfig, anyio_backend: Any) -> AsyncIterator[EventStore]:
-    """A new store, of each durability in turn."""
+    """A new store, of each kind and durability in turn."""
     async with EventStore.create(place) as store:
         yield store

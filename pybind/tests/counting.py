@@ -1,6 +1,6 @@
 """A small domain for tests: counters that count."""
 
-from eventuali import Aggregate, DomainEvent
+from eventuali import Aggregate, DomainEvent, EventStore, OpenReport, sync
 
 
 class Counted(DomainEvent):
@@ -43,3 +43,9 @@ def counted(times: int, aggregate_id: str | None = None) -> Counter:
     for _ in range(times):
         counter.count()
     return counter
+
+
+def report_of(store: EventStore | sync.EventStore) -> OpenReport:
+    """What opening found, which only embedded stores say."""
+    assert store.open_report is not None
+    return store.open_report

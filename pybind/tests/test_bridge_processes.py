@@ -15,7 +15,7 @@ import pytest
 
 from eventuali import EventStoreConfig, ForkedProcessError
 from eventuali.sync import EventStore
-from tests.counting import Counter, counted
+from tests.counting import Counter, counted, report_of
 from tests.crash.writer import Noted, check
 
 PYBIND = Path(__file__).resolve().parents[1]
@@ -222,7 +222,7 @@ def test_200_scripts_that_end_without_closing_lose_nothing(tmp_path: Path) -> No
         acknowledged = int(output.split()[-1])
         with EventStore.create(place) as store:
             assert store.head() >= acknowledged, kind
-            assert store.open_report.outcome in ("clean", "recovered"), kind
+            assert report_of(store).outcome in ("clean", "recovered"), kind
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(one, range(200)))
@@ -276,7 +276,7 @@ def test_ctrl_c_interrupts_asyncio_during_saves(tmp_path: Path, place: str) -> N
     script = f"""
 import asyncio, sys
 from eventuali import EventStore
-from tests.counting import Counter, counted
+from tests.counting import Counter, counted, report_of
 from tests.crash.writer import Noted, check
 async def main():
     store = await EventStore.create({"'memory://'" if place == "memory" else "sys.argv[1]"})

@@ -15,11 +15,15 @@ from eventuali import (
     StreamAppend,
     rebuild_manifest,
 )
+from eventuali.config import EmbeddedConfig
 from eventuali.sync import EventStore
 from tests.counting import Counted, Counter, counted
 
 SURROGATE: Any = "a\ud800"
 WRONG: list[Any] = [7, 1.5, b"bytes", object(), type]
+
+SQLITE = EventStoreConfig.sqlite("./nowhere.db")
+POSTGRES = EventStoreConfig.postgres("postgresql://nowhere/events")
 
 Use = Callable[[EventStore, Any], object]
 
@@ -93,7 +97,11 @@ def test_what_is_no_id_is_a_type_error_by_name(store: EventStore, named: str, us
 NUMBERS: dict[str, tuple[int, Use]] = {
     "accept_loss_after": (0, lambda _, it: EventStore.create("./nowhere", accept_loss_after=it)),
     "ms": (1, lambda _, it: EventStoreConfig.embedded("./nowhere").with_durability("interval", ms=it)),
-    "interval_ms": (1, lambda _, it: EventStoreConfig("./nowhere", durability="interval", interval_ms=it)),
+    "interval_ms": (1, lambda _, it: EmbeddedConfig("./nowhere", durability="interval", interval_ms=it)),
+    "max_connections": (1, lambda _, it: SQLITE.with_max_connections(it)),
+    "acquire_timeout": (1, lambda _, it: SQLITE.with_acquire_timeout(ms=it)),
+    "lock_timeout": (1, lambda _, it: SQLITE.with_lock_timeout(ms=it)),
+    "statement_timeout": (1, lambda _, it: POSTGRES.with_statement_timeout(ms=it)),
     "version": (1, lambda store, it: store.load(Counter, "c", version=it)),
     "position": (1, lambda store, it: store.load(Counter, "c", position=it)),
     "after_version": (0, lambda store, it: store.read("c", after_version=it)),
@@ -162,7 +170,11 @@ OTHERS: dict[str, tuple[str, Use]] = {
         lambda _, it: EventStore.create("memory://", read_up_to_damage=it),
     ),
     "path of a config": ("the path of a store is a str", lambda _, it: EventStoreConfig.embedded(it)),
-    "path": ("the path of a store is a str", lambda _, it: EventStoreConfig(it)),
+    "path": ("the path of a store is a str", lambda _, it: EmbeddedConfig(it)),
+    "path of a file": ("the path of a store is a str", lambda _, it: EventStoreConfig.sqlite(it)),
+    "URL": ("the URL of a database is a str", lambda _, it: EventStoreConfig.postgres(it)),
+    "table_name": ("table_name is a str", lambda _, it: SQLITE.with_table_name(it)),
+    "synchronous": ("synchronous is a str", lambda _, it: SQLITE.with_synchronous(it)),
     "path of a manifest": ("the path of a store is a str", lambda _, it: rebuild_manifest(it)),
 }
 

@@ -179,13 +179,19 @@ impl Config {
         }
     }
 
+    /// Whether opening has to wait for nothing: neither for a disk nor for a database.
+    #[must_use]
+    pub fn opens_at_once(&self) -> bool {
+        self.place == Place::Memory
+    }
+
     /// Opens the store, or creates it; of a directory's parents none is created.
     ///
     /// # Errors
     /// [`Configuration`](Error::Configuration) if the path or an option cannot be used, with the path as it was resolved, and
     /// those of [`OpenOptions::open`].
     pub fn open(self) -> Result<Store> {
-        self.check_options()?;
+        self.check()?;
         match self.place {
             Place::Directory(path) | Place::SqliteFile(path) if path.as_os_str().is_empty() => {
                 Err(Error::configuration("the path of the store is empty; use . for the current directory"))
@@ -198,8 +204,11 @@ impl Config {
         }
     }
 
-    /// An option that the store does not have is refused, not ignored.
-    fn check_options(&self) -> Result<()> {
+    /// Looks at the options alone: nothing is opened or created. One that the store does not have is refused, not ignored.
+    ///
+    /// # Errors
+    /// [`Configuration`](Error::Configuration) with the options that the store does have, or with the range of a number.
+    pub fn check(&self) -> Result<()> {
         let (embedded, sql) = (OpenOptions::new(), SqlOptions::default());
         let of_sql = self.sql != sql;
         let of_embedded = self.options != embedded;

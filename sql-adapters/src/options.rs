@@ -6,6 +6,9 @@ use eventuali::{Error, Result};
 
 use crate::table::TableName;
 
+/// Room is kept for every connection that there may be, also for those that nobody ever needs.
+const CONNECTIONS_MAX: u32 = 10_000;
+
 /// Options of a SQL store; each has a value that fits most programs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SqlOptions {
@@ -44,9 +47,9 @@ impl SqlOptions {
     /// # Errors
     /// [`Configuration`](Error::Configuration) for a number that cannot work.
     pub(crate) fn check(&self) -> Result<()> {
-        if self.max_connections < 2 {
+        if !(2..=CONNECTIONS_MAX).contains(&self.max_connections) {
             return Err(Error::configuration(format!(
-                "max_connections is {}, but must be at least 2: one writes, the others read",
+                "max_connections is {}, but must be from 2 to {CONNECTIONS_MAX}: one writes, the others read",
                 self.max_connections
             )));
         }

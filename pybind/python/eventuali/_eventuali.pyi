@@ -25,6 +25,7 @@ __all__ = [
     "StoredEvent",
     "SyncEventBatches",
     "SyncEventStream",
+    "check_config",
     "classes_changed",
     "close_all",
     "open",
@@ -195,7 +196,7 @@ class Capabilities:
 
     @property
     def backend(self) -> str:
-        """The backend's name, such as `"embedded"`."""
+        """The backend's name: `"embedded"`, `"sqlite"` or `"postgres"`."""
     @property
     def durability(self) -> _Durability:
         """What an acknowledged save has survived."""
@@ -205,6 +206,9 @@ class Capabilities:
     @property
     def writable(self) -> bool:
         """Whether appends are accepted."""
+    @property
+    def exact_json(self) -> bool:
+        """Whether a payload comes back byte for byte; if not, with other white space and another order of keys."""
     @override
     def __eq__(self, other: object, /) -> bool: ...
     @override
@@ -348,7 +352,7 @@ class EventStoreCore:
     def capabilities(self) -> Capabilities: ...
     def close(self) -> Any: ...
     @property
-    def open_report(self) -> OpenReport: ...
+    def open_report(self) -> OpenReport | None: ...
     @property
     def closed(self) -> bool: ...
     @property
@@ -356,13 +360,13 @@ class EventStoreCore:
 
 def open(
     place: str | PathLike[str],
+    kind: str | None,
+    options: dict[str, object],
     *,
-    is_path: bool,
-    durability: str | None,
-    interval_ms: int | None,
     accept_loss_after: int | None,
     read_up_to_damage: bool,
     blocking: bool,
 ) -> Any: ...
+def check_config(place: str | PathLike[str], kind: str, options: dict[str, object]) -> str: ...
 def rebuild_manifest(path: str | PathLike[str]) -> None: ...
 def close_all() -> None: ...

@@ -21,42 +21,41 @@ class OpenRequest:
     """Where a store is, and how it is to be opened."""
 
     place: str = field(repr=False)
-    is_path: bool
-    durability: str | None
-    interval_ms: int | None
+    kind: str | None
+    """The kind of a config; `None` for a connection string."""
+    options: dict[str, object]
     accept_loss_after: int | None
     read_up_to_damage: bool
 
     @classmethod
     def of(cls, store: Place, accept_loss_after: int | None, read_up_to_damage: bool) -> "OpenRequest":  # noqa: FBT001
         """The request for a connection string, a path or a config."""
-        durability, interval_ms = None, None
         if isinstance(store, EventStoreConfig):
-            durability, interval_ms, store = store.durability, store.interval_ms, Path(store.path)
-        if not isinstance(store, str | os.PathLike):
+            place, kind, options = store._place, store._kind, store._options  # noqa: SLF001
+        elif isinstance(store, str | os.PathLike):
+            place, kind, options = os.fsdecode(store), None if isinstance(store, str) else "embedded", {}
+            if kind or is_spelled_as_path(place):
+                require_path(place)
+        else:
             raise TypeError(
                 "a store is named by a connection string, a path or an EventStoreConfig, "
                 f"such as 'memory://' or './orders', not by {type(store).__name__}"
             )
-        place = os.fsdecode(store)
-        if place.startswith("~") and not isinstance(store, str):
+        if kind and place.startswith("~"):
             place = str(Path(place).expanduser())
-        if not isinstance(store, str) or is_spelled_as_path(place):
-            require_path(place)
-        return cls(place, not isinstance(store, str), durability, interval_ms, accept_loss_after, read_up_to_damage)
+        return cls(place, kind, options, accept_loss_after, read_up_to_damage)
 
     @property
     def shown(self) -> str:
         """The place without what may hold a password."""
-        return shown(self.place, is_path=self.is_path)
+        return shown(self.place, is_path=self.kind in ("embedded", "sqlite"))
 
     def open(self, *, blocking: bool) -> EventStoreCore | Pending[EventStoreCore]:
         """The core of the store; without `blocking` perhaps what is to be awaited for it."""
         core: EventStoreCore | Pending[EventStoreCore] = _eventuali.open(
             self.place,
-            is_path=self.is_path,
-            durability=self.durability,
-            interval_ms=self.interval_ms,
+            self.kind,
+            self.options,
             accept_loss_after=self.accept_loss_after,
             read_up_to_damage=self.read_up_to_damage,
             blocking=blocking,
@@ -101,7 +100,8 @@ def html_summary(name: str, core: EventStoreCore) -> str:
         "backend": capabilities.backend,
         "durability": capabilities.durability,
         "writable": capabilities.writable,
-        "opened": f"{report.outcome}, at position {report.head}",
     }
+    if report is not None:
+        rows["opened"] = f"{report.outcome}, at position {report.head}"
     cells = "".join(f"<tr><th>{key}</th><td>{html.escape(str(value))}</td></tr>" for key, value in rows.items())
     return f"<table><caption>{name}</caption>{cells}</table>"

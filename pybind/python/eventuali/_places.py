@@ -43,16 +43,30 @@ def require_path(path: object) -> None:
         raise TypeError(f"the path of a store is a str or an os.PathLike of str, not {type(path).__name__}")
     if _URL_IN_PATH.search(path):
         raise ConfigurationError(
-            "the path of a directory was expected, and this one looks like a connection string (not shown, because it "
+            "the path of a store was expected, and this one looks like a connection string (not shown, because it "
             "may hold a password): pass a connection string to EventStore.create as a string, beginning with its scheme"
         )
     try:
         os.fsencode(path)
     except UnicodeEncodeError:
         raise ConfigurationError(
-            f"{path!r} is the path of no directory: it has a surrogate character that stands for nothing; "
+            f"{path!r} is no path that a store can have: it has a surrogate character that stands for nothing; "
             "a name that is not UTF-8 is decoded with os.fsdecode"
         ) from None
+
+
+def require_url(url: object) -> str:
+    """What may be the URL of a database. It may hold a password, and is not shown."""
+    if not isinstance(url, str):
+        raise TypeError(f"the URL of a database is a str, not {type(url).__name__}")
+    try:
+        url.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(
+            "the URL of a database has characters that are not UTF-8 (not shown, because it may hold a password); "
+            "write them as %XX"
+        ) from None
+    return url
 
 
 def is_number(value: object) -> TypeIs[int]:

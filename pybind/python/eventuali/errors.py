@@ -24,6 +24,8 @@ EventualiError
 ├── ConfigurationError            (ValueError) a connection string, path or option cannot be used
 ├── UnsupportedError              this store or build cannot do that
 ├── StoreClosedError              the store was closed
+├── StoreUnavailableError         a database server cannot be reached or did not answer in time
+├── DatabaseError                 a database refused a statement
 ├── StoreLockedError              another process writes to the store
 ├── ForkedProcessError            the store was opened before this process was forked off
 ├── OutcomeUnknownError           the append may be stored or not; repeat it
@@ -31,7 +33,7 @@ EventualiError
 ├── StorageFullError              there is no room for this append
 ├── StorageError                  (OSError) the operating system refused an operation
 ├── CorruptionError               what is on disk is damaged
-└── FormatVersionError            the files were written by a release with another format
+└── FormatVersionError            the files or tables were made by a release with another format
 ```
 """
 
@@ -50,6 +52,7 @@ __all__ = [
     "ConfigurationError",
     "ConflictError",
     "CorruptionError",
+    "DatabaseError",
     "DefinitionError",
     "DeserializationError",
     "EnvelopeError",
@@ -73,6 +76,7 @@ __all__ = [
     "StoreClosedError",
     "StoreLockedError",
     "StorePoisonedError",
+    "StoreUnavailableError",
     "UndeclaredFieldError",
     "UnsupportedError",
 ]
@@ -328,6 +332,26 @@ class StoreLockedError(EventualiError):
     """The holder in words: host and start time."""
 
 
+class StoreUnavailableError(EventualiError):
+    """A database server cannot be reached or did not answer in time. Nothing of this request was stored; try again."""
+
+    store: str
+    """The address of the database, without secrets."""
+
+    reason: str
+    """What was waited for, and what happened instead."""
+
+
+class DatabaseError(EventualiError):
+    """A database refused a statement. Nothing of this request was stored."""
+
+    store: str
+    """The address of the database, without secrets."""
+
+    code: str | None
+    """The database's own code: five characters of the SQL standard for Postgres, a number for SQLite."""
+
+
 class ForkedProcessError(EventualiError):
     """The store was opened before this process was forked off. Open it again in the child."""
 
@@ -386,10 +410,10 @@ class CorruptionError(EventualiError):
 
 
 class FormatVersionError(EventualiError):
-    """The files were written by a release with another format."""
+    """The files or tables were made by a release with another format."""
 
     path: str
-    """The file that was read."""
+    """The file that was read, or the address of the database without secrets."""
 
     found: int
     """The version it was written with."""

@@ -181,16 +181,18 @@ class EventStore:
         """Opens a store, or creates it: to be awaited, or entered with `async with`, which closes it in the end.
 
         Args:
-            store: a connection string (`"memory://"`, `"./orders"`, `"~/orders"`, `"eventuali:///var/lib/orders"`),
-                a path, or an `EventStoreConfig`.
+            store: a connection string (`"memory://"`, `"./orders"`, `"~/orders"`, `"eventuali:///var/lib/orders"`,
+                `"sqlite://events.db"`, `"sqlite:///var/lib/events.db"`, `"sqlite://:memory:"`,
+                `"postgresql://user:password@host:5432/database"`), a path, or an `EventStoreConfig`.
             accept_loss_after: opens a damaged store and gives up what follows this position, which is the
                 `last_good_position` of the `CorruptionError` that refused it; the rest is moved to `quarantine/` first.
             read_up_to_damage: opens a damaged store for reading up to the damage; appends are refused.
 
         Raises:
             ConfigurationError: the connection string or path cannot be used; nothing was created.
-            UnsupportedError: this release has no such store.
             StoreLockedError: another process writes to this store.
+            StoreUnavailableError: the database server cannot be reached.
+            FormatVersionError: a newer release made the files or tables.
             CorruptionError: what is on disk is damaged; nothing was changed.
 
         Example:
@@ -443,8 +445,8 @@ class EventStore:
         return self._core.capabilities()
 
     @property
-    def open_report(self) -> OpenReport:
-        """What opening found and did: whether the store was created, closed in order, or recovered."""
+    def open_report(self) -> OpenReport | None:
+        """What opening found and did: created, closed in order, or recovered. `None` for SQL stores, which have no report."""
         return self._core.open_report
 
     async def close(self) -> None:

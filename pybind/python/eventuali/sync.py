@@ -187,8 +187,8 @@ class EventStore:
         return self._core.capabilities()
 
     @property
-    def open_report(self) -> OpenReport:
-        """What opening found and did: whether the store was created, closed in order, or recovered."""
+    def open_report(self) -> OpenReport | None:
+        """What opening found and did: created, closed in order, or recovered. `None` for SQL stores, which have no report."""
         return self._core.open_report
 
     def close(self) -> None:

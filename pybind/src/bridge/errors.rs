@@ -115,6 +115,16 @@ fn describe(py: Python<'_>, cause: &Error, facts: &Bound<'_, PyDict>) -> PyResul
             facts.set_item("limit", u32::MAX)?;
             "LimitExceededError"
         }
+        Error::Unavailable { store, reason } => {
+            facts.set_item("store", store)?;
+            facts.set_item("reason", reason)?;
+            "StoreUnavailableError"
+        }
+        Error::Database { store, code, .. } => {
+            facts.set_item("store", store)?;
+            facts.set_item("code", code)?;
+            "DatabaseError"
+        }
         Error::Configuration { .. } => "ConfigurationError",
         Error::ReadOnly | Error::Unsupported { .. } => "UnsupportedError",
         _ => "EventualiError",

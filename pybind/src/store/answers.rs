@@ -79,6 +79,11 @@ impl PyCapabilities {
         self.0.writable
     }
 
+    #[getter]
+    fn exact_json(&self) -> bool {
+        self.0.exact_json
+    }
+
     fn __repr__(&self) -> String {
         let Capabilities { backend, durability, persistent, writable, .. } = self.0;
         let durability = durability_name(durability);

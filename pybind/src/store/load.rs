@@ -62,7 +62,7 @@ impl Job for Load {
                 }
                 continue;
             }
-            match waiter.batch(py, &mut self.reader, self.large) {
+            match waiter.batch(py, &mut self.reader, self.large)? {
                 None => return Ok(Step::Wait),
                 Some(Ok(None)) => return self.finish(py),
                 Some(Ok(Some(batch))) => {
