@@ -32,31 +32,53 @@ def postgres() -> PostgresConfig:
             "and so does `pybind/tools/with_postgres.py pytest …`",
             pytrace=False,
         )
-    return EventStoreConfig.postgres(url).with_table_name(f"events_{uuid.uuid4().hex}").with_max_connections(4)
+    return EventStoreConfig.postgres(url).with_table_name(f"t_{uuid.uuid4().hex}").with_max_connections(4)
 
 
 DATABASES = ("sqlite", "sqlite-memory", "postgres")
 
+Place = str | EventStoreConfig
 
-@pytest.fixture(params=["memory", "sync", "interval", "os", *DATABASES])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str | EventStoreConfig:
-    """Names a new store, of each kind and durability in turn."""
-    match request.param:
+
+def named(kind: str, request: pytest.FixtureRequest) -> Place:
+    """Names a new store."""
+    folder: Path = request.getfixturevalue("tmp_path")
+    match kind:
         case "memory":
             return "memory://"
         case "sqlite":
-            return f"sqlite://{tmp_path}/events.db"
+            return f"sqlite://{folder}/events.db"
         case "sqlite-memory":
             return EventStoreConfig.sqlite(":memory:")
         case "postgres":
             config: PostgresConfig = request.getfixturevalue("postgres")
             return config
-        case durability:
-            return EventStoreConfig.embedded(tmp_path / "store").with_durability(durability)
+        case "sync" | "interval" | "os":
+            return EventStoreConfig.embedded(folder / "store").with_durability(kind)
+        case _:
+            raise ValueError(kind)
+
+
+@pytest.fixture(params=["memory", "sync", "interval", "os", *DATABASES])
+def place(request: pytest.FixtureRequest) -> Place:
+    """Names a new store, of each kind and durability in turn."""
+    return named(request.param, request)
+
+
+@pytest.fixture(params=["sync", *DATABASES])
+def waiting_place(request: pytest.FixtureRequest) -> Place:
+    """Names a new store whose saves wait, for the disk or for a database."""
+    return named(request.param, request)
+
+
+@pytest.fixture(params=["sync", "sqlite", "postgres"])
+def lasting_place(request: pytest.FixtureRequest) -> Place:
+    """Names a new store that outlives the process, and that loses nothing acknowledged."""
+    return named(request.param, request)
 
 
 @pytest.fixture
-async def store(place: str | EventStoreConfig, anyio_backend: Any) -> AsyncIterator[EventStore]:
+async def store(place: Place, anyio_backend: Any) -> AsyncIterator[EventStore]:
     """A new store, of each kind and durability in turn."""
     async with EventStore.create(place) as store:
         yield store

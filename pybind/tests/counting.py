@@ -1,6 +1,10 @@
 """A small domain for tests: counters that count."""
 
-from eventuali import Aggregate, DomainEvent, EventStore, OpenReport, sync
+import pickle
+import sys
+from pathlib import Path
+
+from eventuali import Aggregate, DomainEvent, EventStore, EventStoreConfig, OpenReport, sync
 
 
 class Counted(DomainEvent):
@@ -49,3 +53,9 @@ def report_of(store: EventStore | sync.EventStore) -> OpenReport:
     """What opening found, which only embedded stores say."""
     assert store.open_report is not None
     return store.open_report
+
+
+def given() -> str | Path | EventStoreConfig:
+    """The place that a test hands over to a script, as its first argument."""
+    place: str | Path | EventStoreConfig = pickle.loads(bytes.fromhex(sys.argv[1]))  # noqa: S301
+    return place

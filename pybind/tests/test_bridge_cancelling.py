@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from eventuali import ConflictError, EventMetadata, EventStore, EventStoreConfig
+from eventuali import ConflictError, EventMetadata, EventStore
+from tests.conftest import Place
 from tests.counting import Counted, Counter, counted
 
 pytestmark = pytest.mark.anyio
@@ -44,8 +45,8 @@ async def test_a_save_cancelled_at_any_point_can_be_followed_by_another(store: E
         assert cancelled > 20
 
 
-async def test_a_timeout_leaves_the_aggregate_usable(tmp_path: Path) -> None:
-    async with EventStore.create(tmp_path / "store") as store:
+async def test_a_timeout_leaves_the_aggregate_usable(waiting_place: Place) -> None:
+    async with EventStore.create(waiting_place) as store:
         timeouts = 0
         for round_ in range(50):
             counter = counted(1, f"counter-{round_}")
@@ -88,8 +89,8 @@ async def test_an_aggregate_left_in_doubt_for_ever_leaks_none_of_its_companions(
         assert not any(event() is not None for event in watched)
 
 
-async def test_metadata_of_the_batch_in_doubt_stays_with_it(tmp_path: Path) -> None:
-    async with EventStore.create(tmp_path / "store") as store:
+async def test_metadata_of_the_batch_in_doubt_stays_with_it(waiting_place: Place) -> None:
+    async with EventStore.create(waiting_place) as store:
         counter = counted(1, "counter")
         save = asyncio.create_task(store.save(counter, metadata=EventMetadata(user_id="first")))
         assert await cancelled_after(1, 0, save)
@@ -99,8 +100,8 @@ async def test_metadata_of_the_batch_in_doubt_stays_with_it(tmp_path: Path) -> N
         assert [event.metadata.user_id async for event in store.read("counter")] == ["first", "second"]
 
 
-async def test_a_cancelled_save_all_is_repeated_whole(tmp_path: Path) -> None:
-    async with EventStore.create(tmp_path / "store") as store:
+async def test_a_cancelled_save_all_is_repeated_whole(waiting_place: Place) -> None:
+    async with EventStore.create(waiting_place) as store:
         for round_ in range(60):
             one, two = counted(1, f"one-{round_}"), counted(2, f"two-{round_}")
             save = asyncio.create_task(store.save_all([one, two]))
@@ -114,8 +115,8 @@ async def test_a_cancelled_save_all_is_repeated_whole(tmp_path: Path) -> None:
             assert (await store.save(two)).events == 0
 
 
-async def test_a_cancelled_save_all_that_conflicts_stores_nothing(tmp_path: Path) -> None:
-    async with EventStore.create(tmp_path / "store") as store:
+async def test_a_cancelled_save_all_that_conflicts_stores_nothing(waiting_place: Place) -> None:
+    async with EventStore.create(waiting_place) as store:
         one, two = counted(1, "one"), counted(2, "two")
         # The conflict rests on an event that is still on its way to the disk, so its answer takes as long.
         first = asyncio.create_task(store.append("two", [Counted(by=1)], aggregate_type=Counter))
@@ -155,12 +156,12 @@ async def _opened(place: Path) -> EventStore:
     return await EventStore.create(place)
 
 
-async def test_closing_while_saves_are_under_way_answers_all_of_them(tmp_path: Path) -> None:
-    store = await EventStore.create(EventStoreConfig.embedded(tmp_path / "store"))
+async def test_closing_while_saves_are_under_way_answers_all_of_them(lasting_place: Place) -> None:
+    store = await EventStore.create(lasting_place)
     saves = [asyncio.create_task(store.save(counted(1))) for _ in range(64)]
     await asyncio.sleep(0)
     await store.close()
     receipts = await asyncio.gather(*saves, return_exceptions=True)
     stored = [receipt for receipt in receipts if not isinstance(receipt, BaseException)]
-    async with EventStore.create(tmp_path / "store") as store:
+    async with EventStore.create(lasting_place) as store:
         assert await store.head() >= len(stored)

@@ -15,11 +15,12 @@ import trio
 from typing_extensions import override
 
 from eventuali import EventStore, EventStoreConfig, StreamAppend, UnsupportedError
+from tests.conftest import Place
 from tests.counting import Counted, Counter, counted
 
 
 @pytest.mark.anyio
-async def test_an_await_that_need_not_wait_does_not_suspend(place: str | EventStoreConfig) -> None:
+async def test_an_await_that_need_not_wait_does_not_suspend(place: Place) -> None:
     async with EventStore.create("memory://") as store:
         turns = 0
 
@@ -116,17 +117,22 @@ async def test_reading_everything_never_stalls_the_loop(tmp_path: Path) -> None:
 
 
 async def turns_during(work: Callable[[], Any], seen: Callable[[], Any]) -> int:
-    """How often another task got its turn meanwhile; it looks at what is stored."""
+    """How often another task got its turn meanwhile, and a third one looked at what is stored."""
     turns, running = 0, True
 
     async def watch() -> None:
         nonlocal turns
         while running:
             turns += 1
+            await asyncio.sleep(0)
+
+    async def look() -> None:
+        while running:
             await seen()
             await asyncio.sleep(0)
 
-    watching = asyncio.create_task(watch())
+    # Apart from each other: a look may have to wait for the work, where a store has a single connection.
+    watching = asyncio.gather(watch(), look())
     await asyncio.sleep(0)
     before = turns
     await work()
@@ -137,7 +143,7 @@ async def turns_during(work: Callable[[], Any], seen: Callable[[], Any]) -> int:
 
 @pytest.mark.anyio
 async def test_ten_thousand_events_at_once_leave_the_loop_its_turns_and_stay_atomic(
-    place: str | EventStoreConfig,
+    place: Place,
 ) -> None:
     async with EventStore.create(place) as store:
         heads: set[int] = set()
@@ -175,14 +181,11 @@ async def test_a_list_that_grows_while_it_is_appended_is_appended_as_it_was() ->
         assert await turns_during(append, grow) > 0
 
 
-def test_many_loops_in_many_threads_share_a_store(tmp_path: Path) -> None:
-    async def opened() -> EventStore:
-        return await EventStore.create(tmp_path / "store")
-
+def test_many_loops_in_many_threads_share_a_store(waiting_place: Place) -> None:
     async def work(store: EventStore) -> None:
         await asyncio.gather(*(store.save(counted(1)) for _ in range(50)))
 
-    store = asyncio.run(opened())
+    store = asyncio.run(_open(waiting_place))
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: asyncio.run(work(store)), range(24)))
     assert asyncio.run(_head(store)) == 24 * 50
@@ -193,8 +196,8 @@ async def _head(store: EventStore) -> int:
     return await store.head()
 
 
-def test_a_loop_closed_while_saves_are_under_way_harms_nobody(tmp_path: Path) -> None:
-    store = asyncio.run(_open(tmp_path))
+def test_a_loop_closed_while_saves_are_under_way_harms_nobody(waiting_place: Place) -> None:
+    store = asyncio.run(_open(waiting_place))
     counters = []
     for _ in range(30):
         loop = asyncio.new_event_loop()
@@ -218,12 +221,12 @@ def test_a_loop_closed_while_saves_are_under_way_harms_nobody(tmp_path: Path) ->
     asyncio.run(again())
 
 
-async def _open(tmp_path: Path) -> EventStore:
-    return await EventStore.create(tmp_path / "store")
+async def _open(place: Place) -> EventStore:
+    return await EventStore.create(place)
 
 
 def test_closed_loops_are_freed_with_their_descriptors(tmp_path: Path) -> None:
-    store = asyncio.run(_open(tmp_path))
+    store = asyncio.run(_open(str(tmp_path / "store")))
 
     async def work() -> None:
         await asyncio.gather(*(store.save(counted(1)) for _ in range(3)))
@@ -255,12 +258,13 @@ class WithoutReaders(asyncio.SelectorEventLoop):
         raise NotImplementedError
 
 
-def test_a_loop_that_cannot_watch_descriptors_works_as_well(tmp_path: Path) -> None:
+def test_a_loop_that_cannot_watch_descriptors_works_as_well(waiting_place: Place) -> None:
     async def main() -> None:
-        async with EventStore.create(tmp_path / "store") as store:
+        async with EventStore.create(waiting_place) as store:
+            before = await store.head()
             for _ in range(20):
                 await asyncio.gather(*(store.save(counted(1)) for _ in range(20)))
-            assert await store.head() == 400
+            assert await store.head() == before + 400
 
     for _ in range(3):
         loop = WithoutReaders()
@@ -268,7 +272,6 @@ def test_a_loop_that_cannot_watch_descriptors_works_as_well(tmp_path: Path) -> N
             loop.run_until_complete(main())
         finally:
             loop.close()
-        (tmp_path / "store").rename(tmp_path / f"store-{id(loop)}-{time.monotonic_ns()}")
     deadline = time.monotonic() + 10
     while any(thread.name == "eventuali-listener" for thread in threading.enumerate()):
         assert time.monotonic() < deadline, "a listener outlived its loop"

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -14,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from eventuali import EventStoreConfig, ForkedProcessError
+from eventuali.config import PostgresConfig
 from eventuali.sync import EventStore
+from tests.conftest import Place
 from tests.counting import Counter, counted, report_of
 from tests.crash.writer import Noted, check
 
@@ -41,8 +44,13 @@ def run(script: str, *arguments: object) -> str:
     return output
 
 
-def test_after_a_fork_the_child_is_told_and_the_parent_goes_on(tmp_path: Path) -> None:
-    store = EventStore.create(tmp_path / "store")
+def handed_over(place: Place | Path) -> str:
+    """A place as an argument of a script, which finds it with `given()`."""
+    return pickle.dumps(place).hex()
+
+
+def test_after_a_fork_the_child_is_told_and_the_parent_goes_on(waiting_place: Place) -> None:
+    store = EventStore.create(waiting_place)
     store.save(counted(1, "counter"))
     child = os.fork()
     if child == 0:
@@ -142,18 +150,18 @@ EXITS = {
     "sync": """
         import sys
         from eventuali.sync import EventStore
-        from tests.counting import counted
-        store = EventStore.create(sys.argv[1])
+        from tests.counting import counted, given
+        store = EventStore.create(given())
         for number in range(5):
             print(store.save(counted(1)).position, flush=True)
     """,
     "asyncio": """
         import asyncio, sys
         from eventuali import EventStore
-        from tests.counting import counted
+        from tests.counting import counted, given
         async def main():
             global store
-            store = await EventStore.create(sys.argv[1])
+            store = await EventStore.create(given())
             for receipt in await asyncio.gather(*(store.save(counted(1)) for _ in range(20))):
                 print(receipt.position, flush=True)
         asyncio.run(main())
@@ -161,9 +169,9 @@ EXITS = {
     "saves under way": """
         import asyncio, sys
         from eventuali import EventStore
-        from tests.counting import counted
+        from tests.counting import counted, given
         async def main():
-            store = await EventStore.create(sys.argv[1])
+            store = await EventStore.create(given())
             print((await store.save(counted(1))).position, flush=True)
             for _ in range(20):
                 asyncio.ensure_future(store.save(counted(1)))
@@ -173,8 +181,8 @@ EXITS = {
     "threads": """
         import sys, threading
         from eventuali.sync import EventStore
-        from tests.counting import counted
-        store = EventStore.create(sys.argv[1])
+        from tests.counting import counted, given
+        store = EventStore.create(given())
         def work():
             try:
                 while True:
@@ -189,8 +197,8 @@ EXITS = {
         import sys
         from eventuali import EventStoreConfig
         from eventuali.sync import EventStore
-        from tests.counting import counted
-        store = EventStore.create(EventStoreConfig.embedded(sys.argv[1]).with_durability("os"))
+        from tests.counting import counted, given
+        store = EventStore.create(given().with_durability("os"))
         for _ in range(50):
             position = store.save(counted(1)).position
         print(position, flush=True)
@@ -198,13 +206,13 @@ EXITS = {
     "no readers": """
         import asyncio, sys
         from eventuali import EventStore
-        from tests.counting import counted
+        from tests.counting import counted, given
         class Loop(asyncio.SelectorEventLoop):
             def add_reader(self, *args):
                 raise NotImplementedError
         async def main():
             global store
-            store = await EventStore.create(sys.argv[1])
+            store = await EventStore.create(given())
             print((await store.save(counted(1))).position, flush=True)
         loop = Loop()
         loop.run_until_complete(main())
@@ -212,20 +220,33 @@ EXITS = {
 }
 
 
+def ends_well(kind: str, place: Place) -> None:
+    """Runs a script that does not close its store; it loses nothing acknowledged."""
+    acknowledged = int(run(EXITS[kind], handed_over(place)).split()[-1])
+    with EventStore.create(place) as store:
+        assert store.head() >= acknowledged, kind
+        if store.capabilities().backend == "embedded":
+            assert report_of(store).outcome in ("clean", "recovered"), kind
+
+
 def test_200_scripts_that_end_without_closing_lose_nothing(tmp_path: Path) -> None:
     kinds = list(EXITS)
 
     def one(number: int) -> None:
-        kind = kinds[number % len(kinds)]
-        place = tmp_path / f"store-{number}"
-        output = run(EXITS[kind], place)
-        acknowledged = int(output.split()[-1])
-        with EventStore.create(place) as store:
-            assert store.head() >= acknowledged, kind
-            assert report_of(store).outcome in ("clean", "recovered"), kind
+        ends_well(kinds[number % len(kinds)], EventStoreConfig.embedded(tmp_path / f"store-{number}"))
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(one, range(200)))
+
+
+def test_20_scripts_that_end_without_closing_a_database_lose_nothing(tmp_path: Path, postgres: PostgresConfig) -> None:
+    def one(kind: str, number: int) -> None:
+        ends_well(kind, EventStoreConfig.sqlite(tmp_path / f"{number}.db"))
+        ends_well(kind, postgres.with_table_name(f"{postgres.table_name}_{number}"))
+
+    kinds = [kind for kind in EXITS if kind != "other durability"] * 2
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(one, kinds, range(len(kinds))))
 
 
 WAITS = {
@@ -236,10 +257,31 @@ WAITS = {
             store.save(counted(1))
     """,
     "saving to disk": """
-        store = EventStore.create(sys.argv[1])
+        store = EventStore.create(given())
         print("ready", flush=True)
         while True:
             store.save(counted(1))
+    """,
+    "saving to a database": """
+        store = EventStore.create(given())
+        print("ready", flush=True)
+        while True:
+            store.save(counted(1))
+    """,
+    "loading from a database": """
+        store = EventStore.create(given())
+        store.append("counter", [Counted(by=1) for _ in range(2000)], aggregate_type="Counter")
+        print("ready", flush=True)
+        while True:
+            store.load(Counter, "counter")
+    """,
+    "reading from a database": """
+        store = EventStore.create(given())
+        store.append("counter", [Counted(by=1) for _ in range(2000)], aggregate_type="Counter")
+        print("ready", flush=True)
+        while True:
+            for batch in store.read_all().batches():
+                pass
     """,
     "reading": """
         store = EventStore.create("memory://")
@@ -253,12 +295,13 @@ WAITS = {
 
 
 @pytest.mark.parametrize("kind", WAITS)
-def test_ctrl_c_interrupts_and_leaves_a_usable_store(tmp_path: Path, kind: str) -> None:
+def test_ctrl_c_interrupts_and_leaves_a_usable_store(tmp_path: Path, postgres: PostgresConfig, kind: str) -> None:
+    place = postgres if "database" in kind else tmp_path / "store"
     body = textwrap.indent(textwrap.dedent(WAITS[kind]), "    ")
     script = f"""
 import signal, sys, time
 from eventuali.sync import EventStore
-from tests.counting import Counted, Counter, counted
+from tests.counting import Counted, Counter, counted, given
 try:
 {body}
 except KeyboardInterrupt:
@@ -268,18 +311,16 @@ except KeyboardInterrupt:
     assert store.head() == before + 1
     print("usable", flush=True)
 """
-    interrupt_and_expect_usable(script, tmp_path)
+    interrupt_and_expect_usable(script, place)
 
 
-@pytest.mark.parametrize("place", ["memory", "disk"])
-def test_ctrl_c_interrupts_asyncio_during_saves(tmp_path: Path, place: str) -> None:
-    script = f"""
-import asyncio, sys
+def test_ctrl_c_interrupts_asyncio_during_saves(place: Place) -> None:
+    script = """
+import asyncio
 from eventuali import EventStore
-from tests.counting import Counter, counted, report_of
-from tests.crash.writer import Noted, check
+from tests.counting import Counter, counted, given
 async def main():
-    store = await EventStore.create({"'memory://'" if place == "memory" else "sys.argv[1]"})
+    store = await EventStore.create(given())
     print("ready", flush=True)
     try:
         while True:
@@ -295,13 +336,13 @@ try:
 except KeyboardInterrupt:
     pass
 """
-    interrupt_and_expect_usable(script, tmp_path)
+    interrupt_and_expect_usable(script, place)
 
 
-def interrupt_and_expect_usable(script: str, tmp_path: Path) -> None:
+def interrupt_and_expect_usable(script: str, place: Place | Path) -> None:
     # Who starts the tests in the background has them ignore the signal, and children inherit that.
     heed = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    process = start(heed + script, tmp_path / "store")
+    process = start(heed + script, handed_over(place))
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     time.sleep(random.random() / 10)

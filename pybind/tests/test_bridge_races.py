@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import eventuali.sync
-from eventuali import ConflictError, EventStore, EventStoreConfig
+from eventuali import ConflictError, EventStore
+from tests.conftest import Place
 from tests.counting import Counter, counted
 
 ROUNDS = 20
@@ -46,7 +47,7 @@ def save_quietly(store: eventuali.sync.EventStore, counter: Counter) -> object:
         return conflict
 
 
-def test_one_of_16_threads_wins(place: str | EventStoreConfig) -> None:
+def test_one_of_16_threads_wins(place: Place) -> None:
     with eventuali.sync.EventStore.create(place) as store, ThreadPoolExecutor(16) as pool:
         store.save(counted(1, "counter"))
         for round_ in range(1, ROUNDS):
@@ -63,7 +64,7 @@ def test_one_of_16_threads_wins(place: str | EventStoreConfig) -> None:
         assert store.load(Counter, "counter").total == ROUNDS
 
 
-def test_one_of_the_tasks_of_2_loops_wins(place: str | EventStoreConfig) -> None:
+def test_one_of_the_tasks_of_2_loops_wins(place: Place) -> None:
     store = asyncio.run(_open(place))
     asyncio.run(_save(store, counted(1, "counter")))
     for round_ in range(1, ROUNDS):
@@ -74,7 +75,7 @@ def test_one_of_the_tasks_of_2_loops_wins(place: str | EventStoreConfig) -> None
     asyncio.run(store.close())
 
 
-async def _open(place: str | EventStoreConfig) -> EventStore:
+async def _open(place: Place) -> EventStore:
     return await EventStore.create(place)
 
 

@@ -19,18 +19,18 @@ from eventuali import (
     ConfigurationError,
     ConflictError,
     EventMetadata,
-    EventStoreConfig,
     StoreClosedError,
     StoredEvent,
     StreamAppend,
 )
 from eventuali.store import Opening
 from eventuali.sync import EventStore
+from tests.conftest import Place
 from tests.counting import Counted, Counter, counted, report_of
 
 
 @pytest.fixture
-def stores(place: str | EventStoreConfig) -> Iterator[EventStore]:
+def stores(place: Place) -> Iterator[EventStore]:
     with EventStore.create(place) as store:
         yield store
 

@@ -19,6 +19,7 @@ from eventuali import (
     StoredEvent,
     StreamAppend,
 )
+from eventuali.config import PostgresConfig
 
 
 class Placed(DomainEvent):
@@ -50,6 +51,13 @@ async def stores_can_be_awaited_and_entered() -> None:
     assert_type(await EventStore.create("memory://"), EventStore)
     async with EventStore.create(EventStoreConfig.embedded("orders").with_durability("interval", ms=5)) as store:
         assert_type(store, EventStore)
+    sqlite = EventStoreConfig.sqlite("events.db").with_table_name("audit").with_synchronous("normal")
+    async with EventStore.create(sqlite.with_lock_timeout(ms=500)) as store:
+        assert_type(store, EventStore)
+    postgres = EventStoreConfig.postgres("postgresql://host/events").with_max_connections(20)
+    assert_type(postgres.with_statement_timeout(ms=500).with_acquire_timeout(ms=500), PostgresConfig)
+    with eventuali.sync.EventStore.create(postgres) as sync_store:
+        assert_type(sync_store, eventuali.sync.EventStore)
     with eventuali.sync.EventStore.create("memory://") as sync_store:
         assert_type(sync_store, eventuali.sync.EventStore)
 
@@ -88,7 +96,7 @@ async def answers_have_types(store: EventStore, order: Order, invoice: Invoice) 
     assert_type(await store.sync(), int)
     assert_type(await store.durable_position(), int)
     assert_type(store.capabilities(), Capabilities)
-    assert_type(store.open_report, OpenReport)
+    assert_type(store.open_report, OpenReport | None)
 
 
 async def streams_yield_events(store: EventStore) -> None:
@@ -123,4 +131,6 @@ async def mistakes_are_seen(store: EventStore) -> None:
     await store.load(Order, 7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await store.load(Order, "order-1", 7)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await store.save(Placed(total=1))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    EventStoreConfig.sqlite("x").with_durability("os")  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    EventStoreConfig.postgres("x").with_synchronous("full")  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
     EventStoreConfig.embedded("x").with_durability("always")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

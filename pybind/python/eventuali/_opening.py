@@ -30,10 +30,12 @@ class OpenRequest:
     @classmethod
     def of(cls, store: Place, accept_loss_after: int | None, read_up_to_damage: bool) -> "OpenRequest":  # noqa: FBT001
         """The request for a connection string, a path or a config."""
+        kind: str | None
         if isinstance(store, EventStoreConfig):
             place, kind, options = store._place, store._kind, store._options  # noqa: SLF001
         elif isinstance(store, str | os.PathLike):
-            place, kind, options = os.fsdecode(store), None if isinstance(store, str) else "embedded", {}
+            place, options = os.fsdecode(store), {}
+            kind = None if isinstance(store, str) else "embedded"
             if kind or is_spelled_as_path(place):
                 require_path(place)
         else:
