@@ -68,8 +68,11 @@ fn row(what: &str, shape: Shape, taken: &Taken) -> Row {
             each(taken.peak),
             BARS.2
         ),
-        // What the bar is for are ids that grow with time, as this store gives them; others need a table of their own.
-        bar: (shape.ids == Ids::Growing).then(|| (format!("at most {} bytes an event, {} at the worst moment of growth", BARS.0, BARS.1), within)),
+        // Ids that grow with time, as this store gives them, need no table; any others need one.
+        bar: Some(match shape.ids {
+            Ids::Growing => (format!("at most {} bytes an event, {} at the worst moment of growth", BARS.0, BARS.1), within),
+            Ids::Random => (format!("at most {} bytes an event by its own count", BARS.1), taken.counted <= BARS.1 * shape.events + aggregates),
+        }),
     }
 }
 

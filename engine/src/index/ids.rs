@@ -8,8 +8,9 @@ use std::collections::VecDeque;
 use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
-use hashbrown::HashTable;
 use uuid::Uuid;
+
+use super::exact::Exact;
 
 /// How many events share a filter.
 const BLOCK: u64 = 1024;
@@ -39,13 +40,13 @@ pub(crate) struct Candidates {
 }
 
 /// What is known about the ids of a log.
+#[derive(Default)]
 pub(super) struct Ids {
     hasher: RandomState,
     /// The largest id of those that grew.
     largest: u128,
     blocks: Vec<Block>,
-    /// The others: part of their hash, and their index.
-    others: HashTable<(u32, u32)>,
+    others: Exact,
     /// The ids of events that are not visible yet.
     in_flight: VecDeque<(u64, Uuid)>,
     first_position: Option<u64>,
@@ -57,19 +58,6 @@ struct Block {
     filter: Option<Box<[u64]>>,
 }
 
-impl Default for Ids {
-    fn default() -> Self {
-        Self {
-            hasher: RandomState::default(),
-            largest: 0,
-            blocks: Vec::new(),
-            others: HashTable::new(),
-            in_flight: VecDeque::new(),
-            first_position: None,
-        }
-    }
-}
-
 fn filter_bits(hash: u64) -> impl Iterator<Item = (usize, u64)> {
     let step = (hash >> 32) | 1;
     (0..FILTER_PROBES).map(move |probe| {
@@ -78,19 +66,10 @@ fn filter_bits(hash: u64) -> impl Iterator<Item = (usize, u64)> {
     })
 }
 
-fn part(hash: u64) -> u32 {
-    u32::try_from(hash >> 32).unwrap_or(0)
-}
-
-/// The hash by which the exact table is ordered can be told from the part that it keeps.
-fn table_hash(part: u32) -> u64 {
-    u64::from(part).wrapping_mul(0x9E37_79B9_7F4A_7C15)
-}
-
 impl Ids {
     pub(super) fn memory_bytes(&self) -> usize {
         let filters = self.blocks.iter().filter_map(|block| block.filter.as_ref()).map(|filter| filter.len() * 8).sum::<usize>();
-        self.blocks.capacity() * size_of::<Block>() + filters + self.others.allocation_size() + self.in_flight.capacity() * size_of::<(u64, Uuid)>()
+        self.blocks.capacity() * size_of::<Block>() + filters + self.others.memory_bytes() + self.in_flight.capacity() * size_of::<(u64, Uuid)>()
     }
 
     pub(super) fn push(&mut self, id: Uuid, position: u64) {
@@ -111,8 +90,7 @@ impl Ids {
                 }
             }
         } else {
-            let entry = (part(hash), u32::try_from(index).unwrap_or(u32::MAX));
-            self.others.insert_unique(table_hash(entry.0), entry, |entry| table_hash(entry.0));
+            self.others.insert(hash, u32::try_from(index).unwrap_or(u32::MAX - 1));
         }
         self.in_flight.push_back((position, id));
     }
@@ -130,11 +108,7 @@ impl Ids {
             return IdLookup::Absent;
         }
         let hash = self.hasher.hash_one(number);
-        let part = part(hash);
-        let mut positions: Vec<u64> = Vec::new();
-        for (_, index) in self.others.iter_hash(table_hash(part)).filter(|(other, _)| *other == part) {
-            positions.push(first + u64::from(*index));
-        }
+        let mut positions: Vec<u64> = self.others.find(hash).map(|index| first + u64::from(index)).collect();
         let range = (number <= self.largest).then(|| self.block_of(number, hash)).flatten().map(|block| {
             let start = first + block * BLOCK;
             (start, (start + BLOCK - 1).min(last))

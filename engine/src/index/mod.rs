@@ -1,6 +1,7 @@
 //! What can be found in the log without reading it: aggregates, types, event ids. All of it is rebuilt from the log.
 
 mod events;
+mod exact;
 mod ids;
 mod kinds;
 mod names;
