@@ -59,6 +59,9 @@ class EventStoreConfig(ABC):
     def sqlite(path: str | os.PathLike[str]) -> "SqliteConfig":
         """A SQLite file, made if it is not there; or `":memory:"`, which is a new store each time it is opened.
 
+        While it is open, look into the file from other processes only: a second SQLite library in this one, such as the
+        module `sqlite3`, does not see this one's locks, and loosens them when it closes the file.
+
         Raises:
             ConfigurationError: `path` is a URL.
 
