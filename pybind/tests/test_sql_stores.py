@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
+from typing_extensions import override
 
 from eventuali import (
     Aggregate,
@@ -117,6 +118,7 @@ async def test_no_python_runs_in_a_thread_that_python_did_not_start(store: Event
     threads: set[int] = set()
 
     class Told(Counter, aggregate_type="Told"):
+        @override
         def apply_counted(self, event: Counted) -> None:
             threads.add(threading.get_ident())
             super().apply_counted(event)
@@ -222,7 +224,7 @@ async def test_options_of_a_directory_are_refused(
     monkeypatch.chdir(tmp_path)
     for options in ({"accept_loss_after": 7}, {"read_up_to_damage": True}):
         with pytest.raises(ConfigurationError, match="options of a directory"):
-            await EventStore.create(place, **options)  # type: ignore[arg-type]
+            await EventStore.create(place, **options)
     assert list(tmp_path.iterdir()) == []
 
 
