@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::future::Future;
+use std::time::Duration;
 
 use eventuali::{AppendBatch, Capabilities, Error, Event, Position, ReadAll, ReadStream, Receipt, Result, StoreIdentity, StreamInfo};
 use uuid::Uuid;
@@ -19,6 +20,9 @@ pub(crate) const FIRST_PAGE_EVENTS: u64 = 256;
 pub(crate) trait Database: Send + Sync + 'static {
     /// What it does and promises.
     fn capabilities(&self) -> Capabilities;
+
+    /// How long a connection is waited for.
+    fn patience(&self) -> Duration;
 
     /// Decides and stores these appends in one transaction.
     fn append(&self, batches: &[&AppendBatch]) -> impl Future<Output = Result<Vec<Result<Vec<Receipt>>>, Failure>> + Send;

@@ -1,21 +1,25 @@
 //! A store in a Postgres database.
 
+mod connections;
+mod faults;
 mod restore;
 
 use std::str::FromStr;
 use std::time::Duration;
 
 use eventuali::{
-    AggregateVersion, AppendBatch, Capabilities, Durability, Error, Event, EventData, Position, Receipt, Result, StoreIdentity, StreamInfo, Tag,
-    Timestamp,
+    AggregateVersion, AppendBatch, Capabilities, Durability, Error, Event, EventData, Position, ReadAll, Receipt, Result, StoreIdentity, StreamInfo,
+    Tag, Timestamp,
 };
 use futures_util::TryStreamExt;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
+use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Row as _};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
+use connections::{Connections, not_a_url};
+use faults::{commit_fault, fault};
 use restore::COPIED;
 
 use super::database::{Collected, Database, Failure, Found, Of, Page, asked, own_epoch, signed, unsigned};
@@ -37,11 +41,9 @@ const HEAD: usize = 16;
 
 /// A Postgres database that holds a store.
 pub(crate) struct PostgresDatabase {
-    /// What messages call it.
-    shown: String,
     table: TableName,
     statements: Statements,
-    pool: PgPool,
+    connections: Connections,
     /// The writer's connection, kept from group to group while it is sound.
     writer: Mutex<Option<PoolConnection<Postgres>>>,
     capabilities: Capabilities,
@@ -118,32 +120,18 @@ impl Statements {
 
 impl PostgresDatabase {
     pub(crate) async fn open(url: &str, options: &SqlOptions) -> Result<Self> {
-        let connect = PgConnectOptions::from_str(url).map_err(|_| not_a_url())?.application_name("eventuali");
-        let shown = shown(&connect);
-        let settings = format!(
-            "SET statement_timeout = {}; SET lock_timeout = {}; SET timezone = 'UTC'",
-            options.statement_timeout.as_millis(),
-            options.lock_timeout.as_millis()
-        );
-        let pool = PgPoolOptions::new()
-            .max_connections(options.max_connections)
-            .acquire_timeout(options.acquire_timeout)
-            .after_connect(move |connection, _| {
-                let settings = settings.clone();
-                Box::pin(async move { sqlx::raw_sql(AssertSqlSafe(settings)).execute(connection).await.map(drop) })
-            })
-            .connect_lazy_with(connect);
-        let fail = |error: sqlx::Error| fault(&shown, &error).error();
-        let mut first = pool.acquire().await.map_err(fail)?;
+        let (connections, mut first) = Connections::open(url, options).await?;
+        let shown = &connections.shown;
+        let fail = |error: sqlx::Error| fault(shown, &error).error();
         let durability = durability(&mut first).await.map_err(fail)?;
-        let encoding: String = sqlx::query_scalar("SELECT current_setting('server_encoding')").fetch_one(&mut *first).await.map_err(fail)?;
+        let encoding: String = sqlx::query_scalar("SELECT current_setting('server_encoding')").fetch_one(&mut first).await.map_err(fail)?;
+        first.close().await.map_err(fail)?;
         if encoding != "UTF8" {
             return Err(Error::configuration(format!(
                 "{shown} has the encoding {encoding}, which cannot hold every text; make a database with UTF8"
             )));
         }
-        drop(first);
-        match schema::migrate_postgres(&pool, &options.table).await.map_err(fail)? {
+        match schema::migrate_postgres(&connections.pool, &options.table).await.map_err(fail)? {
             Migrated::Current => {}
             Migrated::Newer { found, supported } => {
                 return Err(Error::FormatVersion { path: shown.into(), found, readable_from: found, supported });
@@ -151,11 +139,26 @@ impl PostgresDatabase {
         }
         let capabilities = Capabilities::new("postgres", durability, true, true).json_as_values();
         let statements = Statements::new(&options.table);
-        Ok(Self { shown, table: options.table.clone(), statements, pool, writer: Mutex::new(None), capabilities })
+        let database = Self { table: options.table.clone(), statements, connections, writer: Mutex::new(None), capabilities };
+        // Tables that were made, but are gone or may not be read, are told now and not at the first append.
+        let nothing = Page { to: 0, ..Page::all(ReadAll::new()).0 };
+        database.page(&nothing).await?;
+        database.head().await?;
+        Ok(database)
+    }
+
+    /// What messages call it.
+    pub(super) fn shown(&self) -> &str {
+        &self.connections.shown
     }
 
     fn error(&self, error: &sqlx::Error) -> Error {
-        fault(&self.shown, error).error()
+        fault(self.shown(), error).error()
+    }
+
+    /// A connection to read with.
+    async fn reader(&self) -> Result<PoolConnection<Postgres>> {
+        self.connections.acquire().await.map_err(Failure::error)
     }
 
     /// Everything between the transaction's beginning and its commit.
@@ -216,10 +219,10 @@ impl PostgresDatabase {
     }
 
     /// The writer's connection: the one it had, or a new one.
-    async fn writer(&self) -> sqlx::Result<PoolConnection<Postgres>> {
+    async fn writer(&self) -> Result<PoolConnection<Postgres>, Failure> {
         match self.writer.lock().await.take() {
             Some(connection) => Ok(connection),
-            None => self.pool.acquire().await,
+            None => self.connections.acquire().await,
         }
     }
 }
@@ -279,17 +282,21 @@ impl Database for PostgresDatabase {
         self.capabilities
     }
 
+    fn patience(&self) -> Duration {
+        self.connections.pool.options().get_acquire_timeout()
+    }
+
     async fn append(&self, batches: &[&AppendBatch]) -> Result<Vec<Result<Vec<Receipt>>>, Failure> {
-        let mut connection = self.writer().await.map_err(|error| fault(&self.shown, &error))?;
+        let mut connection = self.writer().await?;
         let failure = match self.store(&mut connection, batches).await {
             Ok(answers) => match sqlx::raw_sql("COMMIT").execute(&mut *connection).await {
                 Ok(_) => {
                     *self.writer.lock().await = Some(connection);
                     return Ok(answers);
                 }
-                Err(error) => commit_fault(&self.shown, &error),
+                Err(error) => commit_fault(self.shown(), &error),
             },
-            Err(Trouble::Database(error)) => fault(&self.shown, &error),
+            Err(Trouble::Database(error)) => fault(self.shown(), &error),
             Err(Trouble::Store(error)) => Failure::Refused(error),
         };
         // Closing the connection ends its transaction, whatever state it is in.
@@ -298,16 +305,16 @@ impl Database for PostgresDatabase {
     }
 
     async fn restore(&self, origin: Origin, events: &[Event]) -> Result<(), Failure> {
-        let mut connection = self.writer().await.map_err(|error| fault(&self.shown, &error))?;
+        let mut connection = self.writer().await?;
         let failure = match self.restore_within(&mut connection, origin, events).await {
             Ok(()) => match sqlx::raw_sql("COMMIT").execute(&mut *connection).await {
                 Ok(_) => {
                     *self.writer.lock().await = Some(connection);
                     return Ok(());
                 }
-                Err(error) => commit_fault(&self.shown, &error),
+                Err(error) => commit_fault(self.shown(), &error),
             },
-            Err(Trouble::Database(error)) => fault(&self.shown, &error),
+            Err(Trouble::Database(error)) => fault(self.shown(), &error),
             Err(Trouble::Store(error)) => Failure::All(error),
         };
         // Closing the connection ends its transaction, whatever state it is in.
@@ -316,7 +323,8 @@ impl Database for PostgresDatabase {
     }
 
     async fn standing(&self) -> Result<Standing> {
-        let state = sqlx::query(AssertSqlSafe(&*self.statements.state)).fetch_one(&self.pool).await.map_err(|error| self.error(&error))?;
+        let state =
+            sqlx::query(AssertSqlSafe(&*self.statements.state)).fetch_one(&mut *self.reader().await?).await.map_err(|error| self.error(&error))?;
         let (store_id, position): (Option<Uuid>, Option<i64>) = (state.get(3), state.get(4));
         Ok(Standing { head: unsigned(state.get(0)), origin: store_id.zip(position.map(unsigned)) })
     }
@@ -328,18 +336,20 @@ impl Database for PostgresDatabase {
         // A commit that waits for the disk has everything before it on the disk.
         let barrier = self.table.fill(r#"BEGIN; SET LOCAL synchronous_commit = on; UPDATE "{table}_state" SET head = head WHERE id = 1; COMMIT"#);
         let head = self.head().await?;
-        sqlx::raw_sql(AssertSqlSafe(barrier)).execute(&self.pool).await.map_err(|error| self.error(&error))?;
+        sqlx::raw_sql(AssertSqlSafe(barrier)).execute(&mut *self.reader().await?).await.map_err(|error| self.error(&error))?;
         Ok(head)
     }
 
     async fn identity(&self) -> Result<StoreIdentity> {
-        let state = sqlx::query(AssertSqlSafe(&*self.statements.state)).fetch_one(&self.pool).await.map_err(|error| self.error(&error))?;
+        let state =
+            sqlx::query(AssertSqlSafe(&*self.statements.state)).fetch_one(&mut *self.reader().await?).await.map_err(|error| self.error(&error))?;
         let epoch: i64 = state.get(1);
         Ok(StoreIdentity { store_id: state.get(2), epoch: u32::try_from(epoch).unwrap_or(u32::MAX) })
     }
 
     async fn head(&self) -> Result<u64> {
-        let state = sqlx::query(AssertSqlSafe(&*self.statements.state)).fetch_one(&self.pool).await.map_err(|error| self.error(&error))?;
+        let state =
+            sqlx::query(AssertSqlSafe(&*self.statements.state)).fetch_one(&mut *self.reader().await?).await.map_err(|error| self.error(&error))?;
         Ok(unsigned(state.get(0)))
     }
 
@@ -348,7 +358,7 @@ impl Database for PostgresDatabase {
             return Ok(None);
         }
         let stream = sqlx::query(AssertSqlSafe(&*self.statements.stream)).bind(tenant).bind(aggregate_id);
-        let row = stream.fetch_optional(&self.pool).await.map_err(|error| self.error(&error))?;
+        let row = stream.fetch_optional(&mut *self.reader().await?).await.map_err(|error| self.error(&error))?;
         Ok(row.map(|row| StreamInfo {
             aggregate_type: row.get(0),
             version: AggregateVersion(unsigned(row.get(1))),
@@ -398,7 +408,8 @@ impl Database for PostgresDatabase {
                 query.bind(&**tenant).bind(&**aggregate_id)
             }
         };
-        let mut rows = query.fetch(&self.pool);
+        let mut connection = self.reader().await?;
+        let mut rows = query.fetch(&mut *connection);
         let mut collected = Collected::new(page);
         while let Some(row) = rows.try_next().await.map_err(|error| self.error(&error))? {
             let head: i64 = row.try_get(HEAD).map_err(|error| self.error(&error))?;
@@ -415,7 +426,7 @@ impl Database for PostgresDatabase {
 
     async fn close(&self) {
         drop(self.writer.lock().await.take());
-        self.pool.close().await;
+        self.connections.pool.close().await;
     }
 }
 
@@ -458,62 +469,4 @@ fn event(row: &PgRow) -> Result<Event, Trouble> {
         timestamp: micros.unwrap_or(moment),
     };
     Ok(columns.into_event()?)
-}
-
-fn not_a_url() -> Error {
-    Error::configuration(
-        "this is no address of a Postgres database; it is written postgresql://user:password@host:5432/database?sslmode=require, percent-encoded",
-    )
-}
-
-/// The address without secrets.
-fn shown(connect: &PgConnectOptions) -> String {
-    let host = match connect.get_socket() {
-        Some(socket) => socket.display().to_string(),
-        None => format!("{}:{}", connect.get_host(), connect.get_port()),
-    };
-    format!("postgresql://{host}/{}", connect.get_database().unwrap_or(connect.get_username()))
-}
-
-/// What a failure means for appends.
-fn fault(shown: &str, error: &sqlx::Error) -> Failure {
-    let store = || shown.to_owned();
-    let unavailable = |reason: String| Error::Unavailable { store: store(), reason };
-    let sqlx::Error::Database(refusal) = error else {
-        return match error {
-            sqlx::Error::PoolClosed => Failure::All(Error::Closed),
-            sqlx::Error::PoolTimedOut => Failure::All(unavailable("no connection was free, or could be made, in time".to_owned())),
-            sqlx::Error::Tls(reason) => Failure::All(Error::configuration(format!("{shown} cannot be reached by TLS: {reason}"))),
-            sqlx::Error::Io(reason) => Failure::Passing(unavailable(reason.to_string())),
-            sqlx::Error::Protocol(reason) => Failure::Passing(unavailable(reason.clone())),
-            sqlx::Error::WorkerCrashed => Failure::Passing(unavailable("the connection ended".to_owned())),
-            other => Failure::All(Error::Database { store: store(), code: None, message: other.to_string() }),
-        };
-    };
-    let code = refusal.code().map(std::borrow::Cow::into_owned).unwrap_or_default();
-    let message = refusal.message().to_owned();
-    match &*code {
-        // Serialization failures and deadlocks; a server that stops, restarts, or is a standby after a failover; too many connections.
-        "40001" | "40P01" | "57P01" | "57P02" | "57P03" | "57P05" | "25006" | "53300" | "53400" => Failure::Passing(unavailable(message)),
-        code if code.starts_with("08") => Failure::Passing(unavailable(message)),
-        // Timeouts of locks and statements.
-        "55P03" | "57014" => Failure::All(unavailable(message)),
-        "53100" => Failure::All(Error::StorageFull { path: shown.into(), needed_bytes: 0 }),
-        // Wrong password, unknown role, no right to connect, unknown database.
-        "28P01" | "28000" | "3D000" => Failure::All(Error::configuration(format!("{shown} refused the connection: {message}"))),
-        // Values that the columns cannot hold, constraints, limits of the server.
-        code if code.starts_with("22") || code.starts_with("23") || code.starts_with("54") => {
-            Failure::Refused(Error::Database { store: store(), code: Some(code.to_owned()), message })
-        }
-        code => Failure::All(Error::Database { store: store(), code: Some(code.to_owned()), message }),
-    }
-}
-
-/// What a failure to commit means: if the connection was lost, nobody knows yet.
-fn commit_fault(shown: &str, error: &sqlx::Error) -> Failure {
-    let rolled_back = matches!(error, sqlx::Error::Database(refusal) if refusal.code().is_some_and(|code| code.starts_with("40")));
-    match fault(shown, error) {
-        Failure::Passing(error) if !rolled_back => Failure::InDoubt(error),
-        other => other,
-    }
 }

@@ -1,6 +1,7 @@
 //! A store in a SQLite file, or in SQLite's memory.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use eventuali::{
     AggregateVersion, AppendBatch, Capabilities, Durability, Error, Event, NewEvent, Position, Receipt, Result, StoreIdentity, StreamInfo, Tag,
@@ -136,6 +137,11 @@ impl Sqlite {
         Ok(Self { shown, table: options.table.clone(), statements, writer, readers, capabilities })
     }
 
+    /// What messages call it.
+    pub(super) fn shown(&self) -> &str {
+        &self.shown
+    }
+
     fn error(&self, error: &sqlx::Error) -> Error {
         fault(&self.shown, error).error()
     }
@@ -254,6 +260,10 @@ impl From<Error> for Trouble {
 impl Database for Sqlite {
     fn capabilities(&self) -> Capabilities {
         self.capabilities
+    }
+
+    fn patience(&self) -> Duration {
+        self.writer.options().get_acquire_timeout()
     }
 
     async fn append(&self, batches: &[&AppendBatch]) -> Result<Vec<Result<Vec<Receipt>>>, Failure> {

@@ -182,7 +182,7 @@ macro_rules! sql_store {
 
         impl $name {
             pub(crate) fn shown(&self) -> &str {
-                &self.0.database().shown
+                self.0.database().shown()
             }
 
             pub(crate) fn restore(&self, origin: Origin, events: Vec<Event>) -> eventuali::Completion<()> {

@@ -19,10 +19,9 @@ const GROUP_BYTES: usize = 16 << 20;
 
 /// The pauses between attempts double from the first to the last.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
-/// How long a group is tried again while the database is not available.
+/// How long a group is tried again while the database is not available. To learn what became of a commit it is tried for as long as
+/// the store waits for a connection.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long it is tried again to learn what became of a commit.
-const PATIENCE_IN_DOUBT: Duration = Duration::from_secs(30);
 
 /// Something to be done in the order of the store.
 pub(crate) enum Request {
@@ -139,22 +138,31 @@ async fn attempt<D: Database>(database: &D, batches: &[&AppendBatch]) -> Result<
         let error = match database.append(batches).await {
             Ok(answers) => return Ok(answers),
             Err(Failure::Refused(error) | Failure::All(error)) if doubt.is_some() => {
-                return Err(Ended::Unknown(format!("{}; and then {error}", doubt.unwrap_or_default())));
+                return Err(Ended::Unknown(format!("{}; and then {}", doubt.unwrap_or_default(), cause(&error))));
             }
             Err(Failure::Refused(error)) => return Err(Ended::Refused(error)),
             Err(Failure::All(error)) => return Err(Ended::NotStored(error)),
             Err(Failure::Passing(error)) => error,
             Err(Failure::InDoubt(error)) => {
-                doubt.get_or_insert_with(|| error.to_string());
+                doubt.get_or_insert_with(|| cause(&error));
                 error
             }
         };
-        let patience = if doubt.is_some() { PATIENCE_IN_DOUBT } else { PATIENCE };
+        let patience = if doubt.is_some() { database.patience() } else { PATIENCE.min(database.patience()) };
         if start.elapsed() + pause > patience || matches!(error, Error::Closed) {
             return Err(doubt.map_or(Ended::NotStored(error), Ended::Unknown));
         }
         tracing::warn!(%error, "an append is tried again");
         sleep(pause).await;
         pause = (pause * 2).min(PAUSES.1);
+    }
+}
+
+/// What happened, without the promise of other appends that nothing was stored.
+fn cause(error: &Error) -> String {
+    match error {
+        Error::Unavailable { store, reason } => format!("{store} did not answer: {reason}"),
+        Error::Database { store, message, .. } => format!("{store} said: {message}"),
+        other => other.to_string(),
     }
 }

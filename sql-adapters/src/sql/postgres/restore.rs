@@ -29,7 +29,7 @@ const TEXT: i32 = 25;
 impl PostgresDatabase {
     pub(super) async fn restore_within(&self, connection: &mut PgConnection, origin: Origin, events: &[Event]) -> Result<(), Trouble> {
         let (standing, _) = self.begin(connection).await?;
-        let events = behind(&self.shown, standing, origin, events)?;
+        let events = behind(self.shown(), standing, origin, events)?;
         let Some(last) = events.last() else { return Ok(()) };
         let mut copy = connection.copy_in_raw(&self.statements.copy).await?;
         let mut bytes = Vec::with_capacity(CHUNK * 2);
