@@ -1,23 +1,14 @@
 //! What the tests have in common: the Postgres server, and stores in tables of their own.
 
+mod server;
+
 use std::sync::Arc;
 
 use eventuali::EventStore;
 use eventuali::testing::Home;
 use eventuali_sql::{Config, comparable_json};
-use uuid::Uuid;
 
-/// The address of the server that the tests use.
-pub(crate) fn postgres_url() -> String {
-    std::env::var("EVENTUALI_TEST_POSTGRES_URL").expect(
-        "these tests need a Postgres server: run them as `make test-rust` does, under pybind/tools/with_postgres.py, or set EVENTUALI_TEST_POSTGRES_URL",
-    )
-}
-
-/// A name for tables that no other test uses.
-pub(crate) fn new_table() -> String {
-    format!("t_{}", Uuid::new_v4().simple())
-}
+use server::{new_table, postgres_url};
 
 /// A store in tables of its own.
 pub(crate) struct PostgresHome {
