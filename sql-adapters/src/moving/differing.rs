@@ -110,7 +110,9 @@ pub(super) fn digested(event: &Event, out: &mut Vec<u8>) -> Result<()> {
             part(name.as_bytes());
             part(value.as_bytes());
         }
-        for tag in event.tags()? {
+        let tags = event.tags()?;
+        part(&(tags.len() as u64).to_le_bytes());
+        for tag in tags {
             part(tag.0.as_bytes());
         }
     }

@@ -59,7 +59,11 @@ pub fn verify(source: &dyn EventStore, target: &dyn EventStore, mut progress: im
         }
     })?;
     match ended {
-        Ended::Equal => Ok(Verified { events, digest: Some(all.finalize().to_hex().to_string()), difference: None, complete: true }),
+        Ended::Equal => {
+            let difference = stray(source, target, last_position)?;
+            let digest = difference.is_none().then(|| all.finalize().to_hex().to_string());
+            Ok(Verified { events, digest, difference, complete: true })
+        }
         Ended::Stopped => Ok(Verified { events, digest: None, difference: None, complete: false }),
         Ended::Differ(first) => Ok(Verified { events, digest: None, difference: find(source, target, first)?, complete: true }),
     }
@@ -123,6 +127,25 @@ fn digest(store: &dyn EventStore, last_position: u64, digests: &SyncSender<Resul
         }
         (first, events) = (first + RANGE, 0);
     }
+}
+
+/// An event that one of them has behind its head, where no append has put it.
+fn stray(source: &dyn EventStore, target: &dyn EventStore, last_position: u64) -> Result<Option<Difference>> {
+    let behind = |store: &dyn EventStore| -> Result<Option<Event>> {
+        let found = store.read_all(ReadAll::new().after(Position(last_position)).include_system().limit(1)).next().transpose()?;
+        // What was appended since is not behind the head, which moves with it.
+        let head = store.head().wait()?;
+        Ok(found.filter(|event| event.position() > head))
+    };
+    let (source_event, target_event) = (behind(source)?, behind(target)?);
+    let at = |event: &Option<Event>| event.as_ref().map(Event::position);
+    let (position, kind) = match (at(&source_event), at(&target_event)) {
+        (None, None) => return Ok(None),
+        (Some(here), Some(there)) if there < here => (there, DifferenceKind::MissingInSource),
+        (Some(here), _) => (here, DifferenceKind::MissingInTarget),
+        (None, Some(there)) => (there, DifferenceKind::MissingInSource),
+    };
+    Ok(Some(Difference { position, kind, source_event: source_event.map(|event| event.id()), target_event: target_event.map(|event| event.id()) }))
 }
 
 /// The first event that differs in a range whose digests do.
