@@ -29,7 +29,8 @@ pub struct Moved {
     pub complete: bool,
 }
 
-/// Moves every event that is durable in `source` and not in `target` yet, with its position, id, version, timestamp and payload.
+/// Moves every event of `source` that is not in `target` yet, with its position, id, version, timestamp and payload. What could
+/// still be lost is made durable first.
 ///
 /// The target keeps whose events it has, in the same transaction as the events: an export that was interrupted, even by the
 /// end of the process or the server, goes on where it ended when it is called again, and calling it once more changes nothing.
@@ -58,7 +59,7 @@ pub struct Moved {
 /// # Ok::<(), eventuali::Error>(())
 /// ```
 pub fn export(source: &dyn EventStore, target: &Store, progress: impl FnMut(&Progress) -> ControlFlow<()>) -> Result<Moved> {
-    move_events(&mut StoreSource(source), target, progress)
+    move_events(&mut StoreSource::whole(source), target, progress)
 }
 
 pub(super) fn move_events(source: &mut dyn Source, target: &Store, mut progress: impl FnMut(&Progress) -> ControlFlow<()>) -> Result<Moved> {
@@ -104,8 +105,11 @@ fn pass(source: &mut dyn Source, target: &Store, run: &mut Run, progress: &mut d
         Some((_, position)) if position != head => return Err(diverged(position + 1, "it has events of its own from there on".to_owned())),
         _ => {}
     }
-    if last_position.is_some_and(|last| last < head) {
-        return Err(diverged(last_position.unwrap_or(0) + 1, format!("it has events up to position {head}, which the source does not have")));
+    // A source that was opened again may not know yet how much of it is durable: that is no difference.
+    if last_position.is_some_and(|last| last < head)
+        && let Some(last) = source.head()?.filter(|last| *last < head)
+    {
+        return Err(diverged(last + 1, format!("it has events up to position {head}, which the source does not have")));
     }
     run.position = head;
     // The last event that the target has is read again: it must be the source's.

@@ -78,7 +78,7 @@ fn io(operation: &str, error: &std::io::Error) -> Error {
     Error::Serialization { reason: format!("the JSON lines cannot be {operation}: {error}") }
 }
 
-/// Writes every durable event of a store as JSON lines: a line with the store's id and epoch, then one for each event, in the order
+/// Writes every event of a store as JSON lines, once it is durable: a line with the store's id and epoch, then one for each event, in the order
 /// of their positions. JSON payloads keep every byte.
 ///
 /// # Errors
@@ -104,7 +104,7 @@ fn io(operation: &str, error: &std::io::Error) -> Error {
 /// ```
 pub fn export_json_lines(source: &dyn EventStore, lines: &mut dyn Write, mut progress: impl FnMut(&Progress) -> ControlFlow<()>) -> Result<Moved> {
     let start = Instant::now();
-    let mut source = StoreSource(source);
+    let mut source = StoreSource::whole(source);
     let (identity, last_position) = (source.identity()?, source.last_position()?);
     let mut write = |line: &dyn erased::Line| -> Result<()> {
         line.write(lines)?;

@@ -56,7 +56,7 @@ impl Mirror {
     pub fn start(source: Arc<dyn EventStore>, target: Store) -> Result<Self> {
         let shared = Arc::new(Shared::default());
         // What is there already is moved by the thread: the target is only looked at here.
-        let first = move_events(&mut StoreSource(&*source), &target, |_| ControlFlow::Break(()))?;
+        let first = move_events(&mut StoreSource::following(&*source), &target, |_| ControlFlow::Break(()))?;
         shared.state.lock().status = MirrorStatus { position: first.position, events: first.events, waiting: None };
         let follower = Arc::clone(&shared);
         let thread = thread::Builder::new().name("eventuali-mirror".to_owned()).spawn(move || follow(&*source, &target, &follower));
@@ -107,7 +107,7 @@ fn follow(source: &dyn EventStore, target: &Store, shared: &Shared) -> Result<()
     let events_before = shared.state.lock().status.events;
     let mut moved_before = events_before;
     loop {
-        let moved = move_events(&mut StoreSource(source), target, |progress| {
+        let moved = move_events(&mut StoreSource::following(source), target, |progress| {
             let mut state = shared.state.lock();
             state.status = MirrorStatus { position: Position(progress.position), events: moved_before + progress.events, waiting: None };
             if state.stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

@@ -1,6 +1,6 @@
 //! Where events come from.
 
-use eventuali::{Event, EventStore, Position, ReadAll, Result, StoreIdentity};
+use eventuali::{Durability, Error, Event, EventStore, Position, ReadAll, Result, StoreIdentity};
 
 /// Something that has events in the order of their positions.
 pub(super) trait Source {
@@ -10,28 +10,59 @@ pub(super) trait Source {
     /// The last position that can be moved; `None` if only reading to the end tells.
     fn last_position(&self) -> Result<Option<u64>>;
 
-    /// Batches of events from this position on.
+    /// The last position, also of what cannot be moved yet; `None` if only reading to the end tells.
+    fn head(&self) -> Result<Option<u64>> {
+        self.last_position()
+    }
+
+    /// Batches of events from this position on: that one, and behind it what can be moved.
     fn read_from<'s>(&'s mut self, position: u64) -> Result<Box<dyn Iterator<Item = Result<Vec<Event>>> + 's>>;
 }
 
-/// A store; what could still be lost is not read.
-pub(super) struct StoreSource<'a>(pub(super) &'a dyn EventStore);
+/// A store; what could still be lost is not moved.
+pub(super) struct StoreSource<'a> {
+    store: &'a dyn EventStore,
+    syncs: bool,
+}
+
+impl<'a> StoreSource<'a> {
+    /// Follows what the store makes durable in its own time.
+    pub(super) fn following(store: &'a dyn EventStore) -> Self {
+        Self { store, syncs: false }
+    }
+
+    /// Has the store make everything durable first.
+    pub(super) fn whole(store: &'a dyn EventStore) -> Self {
+        Self { store, syncs: matches!(store.capabilities().durability, Durability::Interval(_) | Durability::Os) }
+    }
+}
 
 impl Source for StoreSource<'_> {
     fn identity(&self) -> Result<StoreIdentity> {
-        self.0.identity().wait()
+        self.store.identity().wait()
     }
 
     fn last_position(&self) -> Result<Option<u64>> {
+        if self.syncs {
+            match self.store.sync().wait() {
+                // Who only reads follows what the writer makes durable.
+                Ok(_) | Err(Error::ReadOnly) => {}
+                Err(error) => return Err(error),
+            }
+        }
         // A store that is not persistent has nothing that is more durable than the rest.
-        let last = if self.0.capabilities().persistent { self.0.durable_position().wait()? } else { self.0.head().wait()? };
+        let last = if self.store.capabilities().persistent { self.store.durable_position().wait()? } else { self.store.head().wait()? };
         Ok(Some(last.0))
     }
 
+    fn head(&self) -> Result<Option<u64>> {
+        self.store.head().wait().map(|head| Some(head.0))
+    }
+
     fn read_from<'s>(&'s mut self, position: u64) -> Result<Box<dyn Iterator<Item = Result<Vec<Event>>> + 's>> {
-        let last = self.last_position()?.unwrap_or(0);
+        let last = self.last_position()?.unwrap_or(0).max(position);
         let query = ReadAll::new().after(Position(position.saturating_sub(1))).before(Position(last + 1)).include_system();
-        let mut reader = self.0.read_all(query);
+        let mut reader = self.store.read_all(query);
         Ok(Box::new(std::iter::from_fn(move || reader.next_batch().transpose())))
     }
 }
