@@ -83,6 +83,8 @@ wheel: $(VENV)/.build-tools ## an abi3 wheel in dist/, installed and tried in a 
 bench: $(VENV)/.built ## the figures, each beside the bare limit of the same run
 	cargo bench --locked -p eventuali-benches
 	$(BIN)/python benches/python/figures.py
+	$(BIN)/python -m pip install --quiet --group pybind/pyproject.toml:rivals
+	$(WITH_POSTGRES) $(BIN)/python benches/python/rivals.py
 
 .PHONY: soak
 soak: $(VENV)/.built $(VENV)/.test-tools ## power cuts, faults and kill -9 by the ten thousand: everything acknowledged is there
