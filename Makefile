@@ -80,7 +80,7 @@ wheel: $(VENV)/.build-tools ## an abi3 wheel in dist/, installed and tried in a 
 	$(BIN)/python pybind/tools/check_wheel.py dist/*.whl
 
 .PHONY: bench
-bench: $(VENV)/.built ## the figures, each beside the bare limit of the same run
+bench: $(VENV)/.built | postgres ## the figures, each beside the bare limit of the same run
 	cargo bench --locked -p eventuali-benches
 	$(BIN)/python benches/python/figures.py
 	$(BIN)/python -m pip install --quiet --group pybind/pyproject.toml:rivals
