@@ -11,6 +11,7 @@ use std::time::Instant;
 use eventuali::{Completion, Error, Operation, Result};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 /// How many threads a store's runtime has. They only pass messages: the work is done by the database.
 const THREADS: usize = 2;
@@ -20,6 +21,8 @@ pub(crate) struct Remote {
     /// `None` only while it is dropped.
     runtime: Option<Runtime>,
     handle: Handle,
+    /// Work that goes on to its end when the runtime is dropped.
+    writing: Option<JoinHandle<()>>,
     /// The process that has the threads; a forked child has none of them.
     process: u32,
 }
@@ -29,7 +32,7 @@ impl Remote {
         let runtime = Builder::new_multi_thread().worker_threads(THREADS).thread_name("eventuali-sql").enable_all().build();
         let runtime = runtime.map_err(|error| Error::configuration(format!("the threads of the store cannot be started: {error}")))?;
         let handle = runtime.handle().clone();
-        Ok(Self { runtime: Some(runtime), handle, process: std::process::id() })
+        Ok(Self { runtime: Some(runtime), handle, writing: None, process: std::process::id() })
     }
 
     /// Whether this process was forked off the one that opened the store: then nothing here may be touched.
@@ -39,6 +42,11 @@ impl Remote {
 
     pub(crate) fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+
+    /// Begins the work of the writer, which the runtime outlives.
+    pub(crate) fn begin_writing(&mut self, writing: impl Future<Output = ()> + Send + 'static) {
+        self.writing = Some(self.handle.spawn(writing));
     }
 
     /// Begins work; its answer can be polled and waited for from anywhere.
@@ -66,12 +74,21 @@ impl Remote {
 impl Drop for Remote {
     fn drop(&mut self) {
         let Some(runtime) = self.runtime.take() else { return };
+        let writing = self.writing.take();
         if self.is_of_parent() {
             // Its threads are the parent's, and joining them would never end.
-            std::mem::forget(runtime);
-        } else {
-            runtime.shutdown_background();
+            std::mem::forget((runtime, writing));
+            return;
         }
+        let Some(writing) = writing else { return runtime.shutdown_background() };
+        // Appends that have begun are answered, though nobody can begin another one.
+        let end = move || {
+            // It panicked, or it is done.
+            let _ = runtime.block_on(writing);
+            runtime.shutdown_background();
+        };
+        // Where no thread can be started the runtime ends with what it was to run.
+        let _ = thread::Builder::new().name("eventuali-sql-end".to_owned()).spawn(end);
     }
 }
 

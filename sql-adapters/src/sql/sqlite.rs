@@ -1,5 +1,7 @@
 //! A store in a SQLite file, or in SQLite's memory.
 
+mod opened;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,9 +10,12 @@ use eventuali::{
     Timestamp,
 };
 use futures_util::TryStreamExt;
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
 use uuid::Uuid;
+
+use opened::Opened;
 
 use super::database::{Collected, Database, Failure, Found, Of, Page, asked, behind, own_epoch, signed, unsigned};
 use super::decide::{Known, Row, Stream, decide};
@@ -32,6 +37,8 @@ const COLUMNS_COUNT: usize = 16;
 pub(crate) struct Sqlite {
     /// What messages call it.
     shown: String,
+    /// `None` in memory.
+    file: Option<Opened>,
     table: TableName,
     statements: Statements,
     /// One connection: SQLite has one writer.
@@ -99,14 +106,15 @@ pub(crate) enum SqliteFile {
 
 impl Sqlite {
     pub(crate) async fn open(file: SqliteFile, options: &SqlOptions) -> Result<Self> {
-        let (connect, shown, persistent) = match file {
-            SqliteFile::Memory => (SqliteConnectOptions::new().filename(":memory:"), "sqlite://:memory:".to_owned(), false),
+        let (connect, shown, path) = match file {
+            SqliteFile::Memory => (SqliteConnectOptions::new().filename(":memory:"), "sqlite://:memory:".to_owned(), None),
             SqliteFile::File(path) => {
                 let path = resolve(&path)?;
                 let connect = SqliteConnectOptions::new().filename(&path).create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
-                (connect, format!("sqlite://{}", path.display()), true)
+                (connect, format!("sqlite://{}", path.display()), Some(path))
             }
         };
+        let persistent = path.is_some();
         let synchronous = match options.synchronous {
             Synchronous::Full => SqliteSynchronous::Full,
             Synchronous::Normal => SqliteSynchronous::Normal,
@@ -118,6 +126,7 @@ impl Sqlite {
         };
         let fail = |error: sqlx::Error| fault(&shown, &error).error();
         let writer = pool(1).connect_with(connect.clone()).await.map_err(fail)?;
+        let file = path.map(Opened::new).transpose()?;
         let readers = if persistent { pool(options.max_connections.saturating_sub(1).max(1)).connect_lazy_with(connect) } else { writer.clone() };
         let migrated = schema::migrate_sqlite(&writer, &options.table).await;
         match migrated {
@@ -134,7 +143,7 @@ impl Sqlite {
         };
         let capabilities = Capabilities::new("sqlite", durability, persistent, true);
         let statements = Statements::new(&options.table);
-        Ok(Self { shown, table: options.table.clone(), statements, writer, readers, capabilities })
+        Ok(Self { shown, file, table: options.table.clone(), statements, writer, readers, capabilities })
     }
 
     /// What messages call it.
@@ -144,6 +153,14 @@ impl Sqlite {
 
     fn error(&self, error: &sqlx::Error) -> Error {
         fault(&self.shown, error).error()
+    }
+
+    /// The writer's connection, in a transaction of its own.
+    async fn begin(&self) -> Result<PoolConnection<sqlx::Sqlite>, Failure> {
+        let mut connection = self.writer.acquire().await.map_err(|error| fault(&self.shown, &error))?;
+        self.file.as_ref().map_or(Ok(()), Opened::check).map_err(Failure::All)?;
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await.map_err(|error| fault(&self.shown, &error))?;
+        Ok(connection)
     }
 
     /// Everything between the transaction's beginning and its commit.
@@ -267,8 +284,7 @@ impl Database for Sqlite {
     }
 
     async fn append(&self, batches: &[&AppendBatch]) -> Result<Vec<Result<Vec<Receipt>>>, Failure> {
-        let mut connection = self.writer.acquire().await.map_err(|error| fault(&self.shown, &error))?;
-        sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await.map_err(|error| fault(&self.shown, &error))?;
+        let mut connection = self.begin().await?;
         let stored = self.store(&mut connection, batches).await;
         let failure = match stored {
             Ok(answers) => match sqlx::query("COMMIT").execute(&mut *connection).await {
@@ -284,8 +300,7 @@ impl Database for Sqlite {
     }
 
     async fn restore(&self, origin: Origin, events: &[Event]) -> Result<(), Failure> {
-        let mut connection = self.writer.acquire().await.map_err(|error| fault(&self.shown, &error))?;
-        sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await.map_err(|error| fault(&self.shown, &error))?;
+        let mut connection = self.begin().await?;
         let failure = match self.restore_within(&mut connection, origin, events).await {
             Ok(()) => match sqlx::query("COMMIT").execute(&mut *connection).await {
                 Ok(_) => return Ok(()),

@@ -41,17 +41,13 @@ struct Inner<D> {
 impl<D: Database> SqlStore<D> {
     /// Begins the store's work on a database that `open` reaches, blocking until it has.
     pub(crate) fn open<F: Future<Output = Result<D>> + Send + 'static>(open: F) -> Result<Self> {
-        let remote = Remote::new()?;
+        let mut remote = Remote::new()?;
         let database = Arc::new(Within::new(remote.block(open)?, &remote));
         let (requests, received) = mpsc::unbounded_channel();
         let gate = Arc::new(Gate::default());
         let synced = Arc::new(AtomicU64::new(0));
-        let writing = write(Arc::clone(&database), received, Arc::clone(&gate), Arc::clone(&synced));
-        // The writer ends when the last sender is gone; nobody waits for its answer.
-        drop(remote.begin(async {
-            writing.await;
-            Ok(())
-        }));
+        // The writer ends when the last sender is gone.
+        remote.begin_writing(write(Arc::clone(&database), received, Arc::clone(&gate), Arc::clone(&synced)));
         Ok(Self { inner: Arc::new(Inner { requests, gate, synced, closed: AtomicBool::new(false), database, remote }) })
     }
 

@@ -1,0 +1,55 @@
+//! The file of a store, which may be removed or replaced underneath it: SQLite goes on writing to what nobody will find again.
+
+use std::path::PathBuf;
+use std::{fs, io};
+
+use eventuali::{Error, Result};
+
+/// What tells a file from another one of the same name.
+#[cfg(unix)]
+type Identity = (u64, u64);
+#[cfg(not(unix))]
+type Identity = ();
+
+/// A file that was opened.
+pub(super) struct Opened {
+    path: PathBuf,
+    identity: Identity,
+}
+
+impl Opened {
+    /// The file that is there now.
+    pub(super) fn new(path: PathBuf) -> Result<Self> {
+        match identity(&path) {
+            Ok(identity) => Ok(Self { path, identity }),
+            Err(error) => Err(gone(path, error.kind(), &error.to_string())),
+        }
+    }
+
+    /// # Errors
+    /// [`Io`](Error::Io) if its path names no file any more, or another one.
+    pub(super) fn check(&self) -> Result<()> {
+        match identity(&self.path) {
+            Ok(identity) if identity == self.identity => Ok(()),
+            Ok(_) => Err(gone(self.path.clone(), io::ErrorKind::NotFound, "another file is in its place")),
+            Err(error) => Err(gone(self.path.clone(), error.kind(), &error.to_string())),
+        }
+    }
+}
+
+fn gone(path: PathBuf, kind: io::ErrorKind, what: &str) -> Error {
+    let message = format!("{what}; nothing was stored: close the store, put the file back and open it again");
+    Error::Io { operation: "append to", path, kind, message }
+}
+
+#[cfg(unix)]
+fn identity(path: &std::path::Path) -> io::Result<Identity> {
+    use std::os::unix::fs::MetadataExt;
+
+    fs::metadata(path).map(|file| (file.dev(), file.ino()))
+}
+
+#[cfg(not(unix))]
+fn identity(path: &std::path::Path) -> io::Result<Identity> {
+    fs::metadata(path).map(drop)
+}
