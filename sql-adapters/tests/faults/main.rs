@@ -14,3 +14,4 @@ mod order;
 mod postgres_commits;
 mod postgres_refusals;
 mod postgres_server;
+mod sqlite;

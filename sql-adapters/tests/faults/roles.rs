@@ -7,13 +7,13 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use crate::support::postgres_url;
 
 /// Set in a process that plays a role: what it needs to know.
-const ROLE: &str = "EVENTUALI_TEST_ROLE";
+pub(crate) const ROLE: &str = "EVENTUALI_TEST_ROLE";
 /// Set in a process that has a server of its own.
 const ALONE: &str = "EVENTUALI_TEST_ALONE";
 /// How a role's words are told from what the test runner prints.
 const MARK: &str = "@ ";
 
-fn this_test(test: &str) -> [String; 4] {
+pub(crate) fn this_test(test: &str) -> [String; 4] {
     [test.to_owned(), "--exact".to_owned(), "--nocapture".to_owned(), "--test-threads=1".to_owned()]
 }
 
@@ -50,6 +50,11 @@ impl Role {
     /// Lets it go on behind [`wait_for_the_test`].
     pub(crate) fn let_go(&mut self) {
         self.orders.write_all(b"\n").expect("it listens");
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("ended");
     }
 }
 

@@ -3,7 +3,8 @@
 use std::str::FromStr;
 
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, SqliteConnection};
 use tokio::runtime::{Builder, Runtime};
 
 /// A connection to a server, for statements by hand.
@@ -38,6 +39,20 @@ impl Session {
         self.runtime
             .block_on(sqlx::query_scalar(AssertSqlSafe(statement)).fetch_one(connection))
             .unwrap_or_else(|error| panic!("{statement}: {error}"))
+    }
+}
+
+impl Session<SqliteConnection> {
+    pub(crate) fn sqlite(path: &std::path::Path) -> Self {
+        let runtime = runtime();
+        let connection = runtime.block_on(SqliteConnectOptions::new().filename(path).connect()).expect("a connection");
+        Self { runtime, connection: Some(connection) }
+    }
+
+    #[track_caller]
+    pub(crate) fn run_sqlite(&mut self, statements: &str) {
+        let connection = self.connection.as_mut().expect("it is open");
+        self.runtime.block_on(sqlx::raw_sql(AssertSqlSafe(statements)).execute(connection)).unwrap_or_else(|error| panic!("{statements}: {error}"));
     }
 }
 
