@@ -163,7 +163,10 @@ fn poll<T: Send + Unpin>(py: Python<'_>, completion: &mut Completion<T>, waker: 
 }
 
 /// Waits without the GIL, and looks for Ctrl-C in between.
-fn wait<T: Send>(py: Python<'_>, completion: &mut Completion<T>) -> PyResult<eventuali::Result<T>> {
+///
+/// # Errors
+/// What a signal's handler raises.
+pub(crate) fn wait<T: Send>(py: Python<'_>, completion: &mut Completion<T>) -> PyResult<eventuali::Result<T>> {
     loop {
         if let Some(answer) = py.detach(|| completion.wait_until(Some(Instant::now() + SLICE))) {
             return Ok(answer);

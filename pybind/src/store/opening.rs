@@ -91,14 +91,14 @@ fn remember(py: Python<'_>, handle: &Arc<Handle>) -> PyResult<()> {
 pub(crate) fn close_all(py: Python<'_>) -> PyResult<()> {
     let handles = std::mem::take(&mut *HANDLES.lock());
     let open: Vec<_> = handles.iter().filter_map(Weak::upgrade).filter(|handle| !handle.is_closed()).collect();
-    py.detach(|| {
-        for handle in open {
-            handle.mark_closed();
-            // There is nobody left to tell; what was acknowledged is safe whatever becomes of this.
-            drop(handle.store.close().wait());
-        }
+    let closed = open.iter().try_for_each(|handle| {
+        handle.mark_closed();
+        // There is nobody left to tell of a failure; what was acknowledged is safe whatever becomes of this. A server that does
+        // not answer is waited for, unless Ctrl-C says otherwise.
+        bridge::wait(py, &mut handle.store.close()).map(drop)
     });
-    bridge::stop_listeners(py)
+    bridge::stop_listeners(py)?;
+    closed
 }
 
 /// Opens the store that a connection string or a config names.
