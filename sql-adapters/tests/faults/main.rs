@@ -14,4 +14,5 @@ mod order;
 mod postgres_commits;
 mod postgres_refusals;
 mod postgres_server;
+mod postgres_tls;
 mod sqlite;

@@ -8,7 +8,7 @@ use eventuali::EventStore;
 use eventuali::testing::Home;
 use eventuali_sql::{Config, comparable_json};
 
-use server::{new_table, postgres_url};
+pub(crate) use server::{new_table, postgres_url};
 
 /// A store in tables of its own.
 pub(crate) struct PostgresHome {

@@ -21,6 +21,10 @@ pub(super) fn fault(shown: &str, error: &sqlx::Error) -> Failure {
             sqlx::Error::PoolClosed => Failure::All(Error::Closed),
             sqlx::Error::PoolTimedOut => Failure::All(unavailable("no connection was free, or could be made, in time".to_owned())),
             sqlx::Error::Tls(reason) => Failure::All(Error::configuration(format!("{shown} cannot be reached by TLS: {reason}"))),
+            // The certificate or the protocol does not satisfy what was asked for.
+            sqlx::Error::Io(reason) if reason.kind() == std::io::ErrorKind::InvalidData => {
+                Failure::All(Error::configuration(format!("{shown} cannot be reached by TLS: {reason}")))
+            }
             sqlx::Error::Io(reason) => Failure::Passing(unavailable(reason.to_string())),
             sqlx::Error::Protocol(reason) => Failure::Passing(unavailable(reason.clone())),
             sqlx::Error::WorkerCrashed => Failure::Passing(unavailable("the connection ended".to_owned())),
