@@ -185,6 +185,12 @@ impl Config {
         self.place == Place::Memory
     }
 
+    /// Whether it names a store in memory: opening it makes a new one.
+    #[must_use]
+    pub fn is_in_memory(&self) -> bool {
+        matches!(self.place, Place::Memory | Place::SqliteMemory)
+    }
+
     /// Opens the store, or creates it; of a directory's parents none is created.
     ///
     /// # Errors
@@ -280,7 +286,8 @@ impl fmt::Display for Config {
     }
 }
 
-/// An open store, of whatever kind its config named.
+/// An open store, of whatever kind its config named. Clones are handles on the same store.
+#[derive(Clone)]
 #[non_exhaustive]
 pub enum Store {
     /// The embedded engine.

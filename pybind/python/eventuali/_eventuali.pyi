@@ -1,4 +1,4 @@
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from datetime import datetime
 from os import PathLike
 from types import GenericAlias, MappingProxyType
@@ -19,6 +19,8 @@ __all__ = [
     "EventMetadata",
     "EventStoreCore",
     "EventStream",
+    "MirrorCore",
+    "Move",
     "OpenReport",
     "Pending",
     "Receipt",
@@ -26,11 +28,17 @@ __all__ = [
     "SyncEventBatches",
     "SyncEventStream",
     "check_config",
+    "check_moved",
     "classes_changed",
     "close_all",
     "open",
     "rebuild_manifest",
     "replayed_envelope",
+    "start_export",
+    "start_export_lines",
+    "start_import_lines",
+    "start_mirror",
+    "start_verify",
 ]
 
 _T_co = TypeVar("_T_co", covariant=True)
@@ -370,3 +378,30 @@ def open(
 def check_config(place: str | PathLike[str], kind: str, options: dict[str, object]) -> str: ...
 def rebuild_manifest(path: str | PathLike[str]) -> None: ...
 def close_all() -> None: ...
+
+@final
+class Move:
+    """Events under way from one store to another, or being compared, in a thread of its own."""
+
+    def next(self) -> Any:
+        """How far it is next; nothing when it has ended. For asyncio perhaps a `Pending`."""
+    def outcome(self) -> tuple[Any, ...]:
+        """What became of it, once `next` has given nothing; raises what ended it."""
+    def stop(self) -> None:
+        """Has it end after the transaction under way."""
+
+@final
+class MirrorCore:
+    """The core behind both `Mirror` classes."""
+
+    def status(self) -> tuple[Any, ...]: ...
+    def stop(self) -> Any: ...
+
+def check_moved(place: str | PathLike[str], kind: str | None, options: dict[str, object], is_source: bool) -> None:
+    """Refuses the name of a store that cannot be meant."""
+
+def start_export(source: EventStoreCore, target: EventStoreCore, blocking: bool) -> Move: ...
+def start_verify(source: EventStoreCore, target: EventStoreCore, blocking: bool) -> Move: ...
+def start_export_lines(source: EventStoreCore, write: Callable[[bytes], object], blocking: bool) -> Move: ...
+def start_import_lines(read: Callable[[int], bytes], target: EventStoreCore, blocking: bool) -> Move: ...
+def start_mirror(source: EventStoreCore, target: EventStoreCore, blocking: bool) -> Any: ...

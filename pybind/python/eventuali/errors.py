@@ -22,6 +22,7 @@ EventualiError
 ├── LimitExceededError            something is larger than the store accepts
 ├── InvalidNameError              (ValueError) an id, type, tenant or tag cannot be used
 ├── ConfigurationError            (ValueError) a connection string, path or option cannot be used
+├── DivergedError                 the target of a move holds events that its source does not have
 ├── UnsupportedError              this store or build cannot do that
 ├── StoreClosedError              the store was closed
 ├── StoreUnavailableError         a database server cannot be reached or did not answer in time
@@ -55,6 +56,7 @@ __all__ = [
     "DatabaseError",
     "DefinitionError",
     "DeserializationError",
+    "DivergedError",
     "EnvelopeError",
     "EventIdConflictError",
     "EventOwnedError",
@@ -309,6 +311,19 @@ class InvalidNameError(EventualiError, ValueError):
 
 class ConfigurationError(EventualiError, ValueError):
     """A connection string, path or option cannot be used. Nothing was created."""
+
+
+class DivergedError(EventualiError):
+    """The target of an export, mirror or import holds events that its source does not have. Nothing was written there."""
+
+    target: str
+    """The store that events were to be moved to, without secrets."""
+
+    position: int
+    """Where the two part."""
+
+    reason: str
+    """What the target has there."""
 
 
 class UnsupportedError(EventualiError):

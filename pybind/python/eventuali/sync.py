@@ -1,4 +1,4 @@
-"""The event store for plain synchronous code: the same API as `eventuali.EventStore`, without `await`."""
+"""The event store for plain synchronous code: the same API as `eventuali.EventStore` and `eventuali.moving`, without `await`."""
 
 import inspect
 from collections.abc import Callable, Iterable
@@ -12,6 +12,7 @@ from typing_extensions import override
 from eventuali._eventuali import Capabilities, EventMetadata, EventStoreCore, OpenReport, Receipt
 from eventuali._eventuali import SyncEventBatches as EventBatches
 from eventuali._eventuali import SyncEventStream as EventStream
+from eventuali._moving_sync import Mirror, export, export_json_lines, import_json_lines, mirror, verify
 from eventuali._opening import OpenRequest, Place, core_of, html_summary, require_act, require_attempts, summary
 from eventuali.aggregate import Aggregate
 from eventuali.errors import ConflictError
@@ -19,7 +20,17 @@ from eventuali.event import DomainEvent
 from eventuali.expected import ANY, ExpectedVersion
 from eventuali.store import StreamAppend
 
-__all__ = ["EventBatches", "EventStore", "EventStream"]
+__all__ = [
+    "EventBatches",
+    "EventStore",
+    "EventStream",
+    "Mirror",
+    "export",
+    "export_json_lines",
+    "import_json_lines",
+    "mirror",
+    "verify",
+]
 
 A = TypeVar("A", bound=Aggregate)
 

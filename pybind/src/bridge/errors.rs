@@ -125,6 +125,12 @@ fn describe(py: Python<'_>, cause: &Error, facts: &Bound<'_, PyDict>) -> PyResul
             facts.set_item("code", code)?;
             "DatabaseError"
         }
+        Error::Diverged { target, position, reason } => {
+            facts.set_item("target", target)?;
+            facts.set_item("position", position.0)?;
+            facts.set_item("reason", reason)?;
+            "DivergedError"
+        }
         Error::Configuration { .. } => "ConfigurationError",
         Error::ReadOnly | Error::Unsupported { .. } => "UnsupportedError",
         _ => "EventualiError",

@@ -19,8 +19,7 @@ use crate::bridge::{self, Effort};
 
 /// A store that Python has open.
 pub(crate) struct Handle {
-    store: Arc<dyn EventStore>,
-    report: Option<OpenReport>,
+    store: Store,
     place: String,
     durability: Durability,
     /// Whether an append waits: for the disk, or for a database.
@@ -30,21 +29,23 @@ pub(crate) struct Handle {
 
 impl Handle {
     fn new(store: Store, place: String) -> Self {
-        let report = store.open_report().cloned();
-        let embedded = matches!(store, Store::Embedded(_));
-        let store = store.into_dyn();
-        let durability = store.capabilities().durability;
-        let waits = durability == Durability::Sync || !embedded;
-        Self { store, report, place, durability, waits, closed: AtomicBool::new(false) }
+        let durability = store.as_dyn().capabilities().durability;
+        let waits = durability == Durability::Sync || !matches!(store, Store::Embedded(_));
+        Self { store, place, durability, waits, closed: AtomicBool::new(false) }
     }
 
     pub(super) fn store(&self) -> &dyn EventStore {
-        &*self.store
+        self.store.as_dyn()
+    }
+
+    /// The store as what it is.
+    pub(super) fn kind(&self) -> &Store {
+        &self.store
     }
 
     /// What opening found, where the store is an embedded one.
     pub(super) fn report(&self) -> Option<&OpenReport> {
-        self.report.as_ref()
+        self.store.open_report()
     }
 
     /// Where the store is, as people spell it.
@@ -95,7 +96,7 @@ pub(crate) fn close_all(py: Python<'_>) -> PyResult<()> {
         handle.mark_closed();
         // There is nobody left to tell of a failure; what was acknowledged is safe whatever becomes of this. A server that does
         // not answer is waited for, unless Ctrl-C says otherwise.
-        bridge::wait(py, &mut handle.store.close()).map(drop)
+        bridge::wait(py, &mut handle.store().close()).map(drop)
     });
     bridge::stop_listeners(py)?;
     closed

@@ -34,7 +34,7 @@ pub struct Moved {
 ///
 /// The target keeps whose events it has, in the same transaction as the events: an export that was interrupted, even by the
 /// end of the process or the server, goes on where it ended when it is called again, and calling it once more changes nothing.
-/// After every transaction `progress` is told, and can stop it.
+/// After every transaction `progress` is told, and can stop it; also while it waits for a store that is not available.
 ///
 /// # Errors
 /// [`Diverged`](Error::Diverged) if the target holds events that are not the source's; then nothing was written. Those of reading
@@ -63,7 +63,7 @@ pub fn export(source: &dyn EventStore, target: &Store, progress: impl FnMut(&Pro
 }
 
 pub(super) fn move_events(source: &mut dyn Source, target: &Store, mut progress: impl FnMut(&Progress) -> ControlFlow<()>) -> Result<Moved> {
-    let mut run = Run { start: Instant::now(), events: 0, position: 0 };
+    let mut run = Run { start: Instant::now(), events: 0, position: 0, last_position: None };
     let mut available = Instant::now();
     loop {
         let before = run.position;
@@ -73,8 +73,11 @@ pub(super) fn move_events(source: &mut dyn Source, target: &Store, mut progress:
                 if run.position > before {
                     available = Instant::now();
                 }
-                if available.elapsed() > PATIENCE {
+                if !source.reads_again() || available.elapsed() > PATIENCE {
                     return Err(error);
+                }
+                if progress(&run.progress()).is_break() {
+                    return Ok(Moved { events: run.events, position: Position(run.position), complete: false });
                 }
                 // What was committed last is read from the target again.
                 tracing::warn!(%error, "moving events is tried again");
@@ -89,6 +92,14 @@ struct Run {
     start: Instant,
     events: u64,
     position: u64,
+    /// Of the source, as it was when it was last read.
+    last_position: Option<u64>,
+}
+
+impl Run {
+    fn progress(&self) -> Progress {
+        Progress { position: self.position, last_position: self.last_position, events: self.events, elapsed: self.start.elapsed() }
+    }
 }
 
 /// Moves what the target does not have; whether that was everything.
@@ -111,7 +122,7 @@ fn pass(source: &mut dyn Source, target: &Store, run: &mut Run, progress: &mut d
     {
         return Err(diverged(last + 1, format!("it has events up to position {head}, which the source does not have")));
     }
-    run.position = head;
+    (run.position, run.last_position) = (head, last_position);
     // The last event that the target has is read again: it must be the source's.
     let stored = if head > 0 { target.event_at(head)? } else { None };
     let mut chunk: Vec<Event> = Vec::new();
@@ -135,7 +146,7 @@ fn pass(source: &mut dyn Source, target: &Store, run: &mut Run, progress: &mut d
             chunk.push(event);
             if chunk.len() >= CHUNK.0 || bytes >= CHUNK.1 {
                 bytes = 0;
-                if store(target, origin, std::mem::take(&mut chunk), last_position, run, progress)?.is_break() {
+                if store(target, origin, std::mem::take(&mut chunk), run, progress)?.is_break() {
                     return Ok(false);
                 }
             }
@@ -144,7 +155,7 @@ fn pass(source: &mut dyn Source, target: &Store, run: &mut Run, progress: &mut d
     if !checked {
         return Err(diverged(head, "the source has no event there".to_owned()));
     }
-    let stopped = !chunk.is_empty() && store(target, origin, chunk, last_position, run, progress)?.is_break();
+    let stopped = !chunk.is_empty() && store(target, origin, chunk, run, progress)?.is_break();
     Ok(!stopped)
 }
 
@@ -152,7 +163,6 @@ fn store(
     target: &Store,
     origin: Origin,
     chunk: Vec<Event>,
-    last_position: Option<u64>,
     run: &mut Run,
     progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>> {
@@ -160,5 +170,5 @@ fn store(
     target.restore(origin, chunk)?;
     run.events += events;
     run.position = position;
-    Ok(progress(&Progress { position, last_position, events: run.events, elapsed: run.start.elapsed() }))
+    Ok(progress(&run.progress()))
 }

@@ -271,7 +271,10 @@ impl Source for Lines<'_> {
         Ok(None)
     }
 
-    /// Lines are read once: a second pass goes on where the first one ended.
+    fn reads_again(&self) -> bool {
+        false
+    }
+
     fn read_from<'s>(&'s mut self, position: u64) -> Result<Box<dyn Iterator<Item = Result<Vec<Event>>> + 's>> {
         Ok(Box::new(std::iter::from_fn(move || {
             let mut batch = Vec::new();

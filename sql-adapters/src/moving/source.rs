@@ -15,6 +15,11 @@ pub(super) trait Source {
         self.last_position()
     }
 
+    /// Whether it can be read again from any position; if not, what was read and not stored is gone.
+    fn reads_again(&self) -> bool {
+        true
+    }
+
     /// Batches of events from this position on: that one, and behind it what can be moved.
     fn read_from<'s>(&'s mut self, position: u64) -> Result<Box<dyn Iterator<Item = Result<Vec<Event>>> + 's>>;
 }

@@ -1,0 +1,324 @@
+"""Moving history from one store to another: positions, ids, versions, times and payloads stay what they were.
+
+Every function takes open stores of either shell, or what names them. Without asyncio: the same names in `eventuali.sync`.
+
+Example:
+    >>> import asyncio
+    >>> from eventuali import EventStore, EventStoreConfig
+    >>> from eventuali.event import UserRegistered
+    >>> from eventuali.moving import export, verify
+    >>> async def main() -> None:
+    ...     source = await EventStore.create("memory://")
+    ...     target = await EventStore.create(EventStoreConfig.sqlite(":memory:"))
+    ...     ada = UserRegistered(user_id="u-1", email="ada@example.org")
+    ...     await source.append("user-1", [ada], aggregate_type="User")
+    ...     print(await export(source, target, progress=print))
+    ...     print((await verify(source, target)).equal)
+    ...     await source.close()
+    ...     await target.close()
+    >>> asyncio.run(main())  # doctest: +ELLIPSIS
+    1 of 1 events, ... events/s, 0:00:00 left
+    Moved(events=1, position=1, complete=True)
+    True
+"""
+
+import inspect
+from collections.abc import AsyncIterator, Generator
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self, final
+
+from eventuali import _eventuali
+from eventuali._eventuali import EventStoreCore, MirrorCore, Move, Pending
+from eventuali._moving import (
+    AnyStore,
+    AwaitableReport,
+    Difference,
+    LinesFile,
+    MirrorStatus,
+    Moved,
+    Progress,
+    Verified,
+    lines_read_from,
+    lines_written_to,
+    moved,
+    open_core,
+    request_for,
+    require_report,
+    verified,
+)
+
+__all__ = [
+    "Difference",
+    "Mirror",
+    "MirrorStatus",
+    "Mirroring",
+    "Moved",
+    "Progress",
+    "Verified",
+    "export",
+    "export_json_lines",
+    "import_json_lines",
+    "mirror",
+    "verify",
+]
+
+
+async def export(source: AnyStore, target: AnyStore, *, progress: AwaitableReport | None = None) -> Moved:
+    """Moves every event that is durable in `source` and not in `target` yet.
+
+    The target keeps whose events it has, in the same transaction as the events: an export that was interrupted, even by
+    the end of the process or the server, goes on where it ended when it is called again, and calling it once more
+    changes nothing. Where `progress` raises, or the task is cancelled, it ends after the transaction under way.
+
+    Args:
+        source: an open store, or what names one that is there.
+        target: an open store, or what names one; it may be empty, or have the beginning of the source's history.
+        progress: told after every transaction how far it is; `False` stops it.
+
+    Raises:
+        DivergedError: the target holds events that are not the source's. Nothing was written.
+        StoreUnavailableError: one of the stores was not available for 30 s.
+    """
+    require_report(progress)
+    async with _opened(source, is_source=True) as here, _opened(target, is_source=False) as there:
+        return moved(await _carried_out(_eventuali.start_export(here, there, False), progress))
+
+
+async def verify(source: AnyStore, target: AnyStore, *, progress: AwaitableReport | None = None) -> Verified:
+    """Compares everything that two stores hold, as it is stored: positions, ids, names, versions, times, payloads
+    (JSON as values, to the last digit and character), metadata and tags. Finding a difference is no error.
+
+    Args:
+        source: an open store, or what names one that is there.
+        target: the store to compare it with.
+        progress: told after every few thousand positions how far it is; `False` stops it.
+
+    Example:
+        >>> import asyncio
+        >>> from eventuali import EventStore
+        >>> from eventuali.event import UserRegistered
+        >>> async def main() -> None:
+        ...     async with EventStore.create("memory://") as source, EventStore.create("memory://") as target:
+        ...         ada = UserRegistered(user_id="u-1", email="ada@example.org")
+        ...         await source.append("user-1", [ada], aggregate_type="User")
+        ...         found = await verify(source, target)
+        ...         print(found.equal, found.difference)
+        >>> asyncio.run(main())  # doctest: +ELLIPSIS
+        False the target lacks the event at position 1 (...)
+    """  # noqa: D205
+    require_report(progress)
+    async with _opened(source, is_source=True) as here, _opened(target, is_source=True) as there:
+        return verified(await _carried_out(_eventuali.start_verify(here, there, False), progress))
+
+
+async def export_json_lines(source: AnyStore, file: LinesFile, *, progress: AwaitableReport | None = None) -> Moved:
+    """Writes every durable event as JSON lines: one with the store's id and epoch, then one for each event, in order.
+
+    JSON payloads keep every byte. A file that is named appears under its name when it is whole and on disk, and replaces
+    what was there.
+
+    Args:
+        source: an open store, or what names one that is there.
+        file: the path of a file, or a binary file that is open for writing.
+        progress: told from time to time how far it is; `False` stops it.
+
+    Example:
+        >>> import asyncio, io
+        >>> from eventuali import EventStore
+        >>> from eventuali.event import UserRegistered
+        >>> async def main() -> None:
+        ...     lines = io.BytesIO()
+        ...     async with EventStore.create("memory://") as source, EventStore.create("memory://") as copy:
+        ...         ada = UserRegistered(user_id="u-1", email="ada@example.org")
+        ...         await source.append("user-1", [ada], aggregate_type="User")
+        ...         await export_json_lines(source, lines)
+        ...         lines.seek(0)
+        ...         print(await import_json_lines(lines, copy))
+        >>> asyncio.run(main())
+        Moved(events=1, position=1, complete=True)
+    """
+    require_report(progress)
+    async with _opened(source, is_source=True) as here:
+        with lines_written_to(file) as (written, keep):
+            done = moved(await _carried_out(_eventuali.start_export_lines(here, written.write, False), progress))
+            if done.complete:
+                keep()
+        return done
+
+
+async def import_json_lines(file: LinesFile, target: AnyStore, *, progress: AwaitableReport | None = None) -> Moved:
+    """Moves the events of JSON lines, as `export_json_lines` writes them, into a store; what it has already is passed over.
+
+    Args:
+        file: the path of a file, or a binary file that is open for reading.
+        target: an open store, or what names one.
+        progress: told after every transaction how far it is; `False` stops it.
+
+    Raises:
+        DivergedError: the target holds other events. Nothing was written.
+        SerializationError: a line is not an event; the message has its number. What stands before it may have been stored.
+    """
+    require_report(progress)
+    with lines_read_from(file) as read:
+        async with _opened(target, is_source=False) as there:
+            return moved(await _carried_out(_eventuali.start_import_lines(read.read, there, False), progress))
+
+
+def mirror(source: AnyStore, target: AnyStore) -> "Mirroring":
+    """Follows a store: what becomes durable in the source is moved to the target soon after, until it is stopped.
+
+    To be awaited, or entered with `async with`, which stops it in the end. It survives restarts of a server on either
+    side. One that was stopped, with its process or without, goes on where it was when it is started again.
+
+    Args:
+        source: an open store, or what names one that is there. A directory has one writer process: to mirror what this
+            process writes, name it again or pass the open store.
+        target: an open store, or what names one.
+
+    Raises:
+        DivergedError: the target holds events that are not the source's. Nothing was written.
+
+    Example:
+        >>> import asyncio
+        >>> from eventuali import EventStore
+        >>> from eventuali.event import UserRegistered
+        >>> async def main() -> None:
+        ...     async with EventStore.create("memory://") as source, EventStore.create("memory://") as target:
+        ...         async with mirror(source, target) as following:
+        ...             ada = UserRegistered(user_id="u-1", email="ada@example.org")
+        ...             await source.append("user-1", [ada], aggregate_type="User")
+        ...             while following.status().position < await source.head():
+        ...                 await asyncio.sleep(0.01)
+        ...         print(await target.head())
+        >>> asyncio.run(main())
+        1
+    """
+    return Mirroring(source, target)
+
+
+@final
+class Mirror:
+    """A mirror that runs until it is stopped. Both stores stay open until then."""
+
+    __slots__ = ("__weakref__", "_core", "_opened")
+
+    def __init__(self, core: MirrorCore, opened: tuple[EventStoreCore, ...], /) -> None:
+        self._core = core
+        self._opened = opened
+
+    def status(self) -> MirrorStatus:
+        """How far it has come."""
+        return MirrorStatus(*self._core.status())
+
+    async def stop(self) -> MirrorStatus:
+        """Ends it when the transaction under way is through. Stopping it again only tells how far it has come.
+
+        Raises:
+            EventualiError: what ended it before it was stopped.
+        """
+        try:
+            status: tuple[Any, ...] | Pending[tuple[Any, ...]] = self._core.stop()
+            return MirrorStatus(*((await status) if isinstance(status, Pending) else status))
+        finally:
+            for core in self._opened:
+                await _closed(core)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        await self.stop()
+
+
+@final
+class Mirroring:
+    """What `mirror` returns: a mirror that is started when this is awaited or entered."""
+
+    __slots__ = ("_mirror", "_stores")
+
+    def __init__(self, source: AnyStore, target: AnyStore, /) -> None:
+        self._stores = (source, target)
+        self._mirror: Mirror | None = None
+
+    async def _start(self) -> Mirror:
+        opened: list[EventStoreCore] = []
+        cores: list[EventStoreCore] = []
+        try:
+            for number, store in enumerate(self._stores):
+                core = open_core(store)
+                if core is None:
+                    core = await _core(store, is_source=number == 0)
+                    opened.append(core)
+                cores.append(core)
+            started: MirrorCore | Pending[MirrorCore] = _eventuali.start_mirror(cores[0], cores[1], False)
+            return Mirror((await started) if isinstance(started, Pending) else started, tuple(opened))
+        except BaseException:
+            for core in opened:
+                await _closed(core)
+            raise
+
+    def __await__(self) -> Generator[Any, Any, Mirror]:
+        return self._start().__await__()
+
+    async def __aenter__(self) -> Mirror:
+        self._mirror = await self._start()
+        return self._mirror
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        if self._mirror is not None:
+            await self._mirror.stop()
+
+
+async def _core(store: AnyStore, *, is_source: bool) -> EventStoreCore:
+    core = request_for(store, is_source=is_source).open(blocking=False)
+    return (await core) if isinstance(core, Pending) else core
+
+
+async def _closed(core: EventStoreCore) -> None:
+    done: Pending[None] | None = core.close()
+    if done is not None:
+        await done
+
+
+@asynccontextmanager
+async def _opened(store: AnyStore, *, is_source: bool) -> AsyncIterator[EventStoreCore]:
+    """The core of an open store, or of one that is opened for a while."""
+    core = open_core(store)
+    if core is not None:
+        yield core
+        return
+    core = await _core(store, is_source=is_source)
+    try:
+        yield core
+    finally:
+        await _closed(core)
+
+
+async def _carried_out(move: Move, progress: AwaitableReport | None) -> tuple[Any, ...]:
+    try:
+        while (told := await _next(move)) is not None:
+            if progress is None:
+                continue
+            answer = progress(Progress(*told))
+            if inspect.isawaitable(answer):
+                answer = await answer
+            if answer is False:
+                move.stop()
+                progress = None
+    except BaseException:
+        # What is under way is finished: whoever goes on from here finds the stores at rest.
+        move.stop()
+        while await _next(move) is not None:
+            pass
+        raise
+    return move.outcome()
+
+
+async def _next(move: Move) -> tuple[Any, ...] | None:
+    told: tuple[Any, ...] | Pending[tuple[Any, ...] | None] | None = move.next()
+    return (await told) if isinstance(told, Pending) else told
