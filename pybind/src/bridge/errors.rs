@@ -115,6 +115,15 @@ fn describe(py: Python<'_>, cause: &Error, facts: &Bound<'_, PyDict>) -> PyResul
             facts.set_item("limit", u32::MAX)?;
             "LimitExceededError"
         }
+        Error::Configuration { .. } => "ConfigurationError",
+        Error::ReadOnly | Error::Unsupported { .. } => "UnsupportedError",
+        _ => return describe_of_databases(cause, facts),
+    })
+}
+
+/// The same for what only databases and moving can meet.
+fn describe_of_databases(cause: &Error, facts: &Bound<'_, PyDict>) -> PyResult<&'static str> {
+    Ok(match cause {
         Error::Unavailable { store, reason } => {
             facts.set_item("store", store)?;
             facts.set_item("reason", reason)?;
@@ -131,8 +140,6 @@ fn describe(py: Python<'_>, cause: &Error, facts: &Bound<'_, PyDict>) -> PyResul
             facts.set_item("reason", reason)?;
             "DivergedError"
         }
-        Error::Configuration { .. } => "ConfigurationError",
-        Error::ReadOnly | Error::Unsupported { .. } => "UnsupportedError",
         _ => "EventualiError",
     })
 }

@@ -103,31 +103,35 @@ impl Shared {
     }
 }
 
-/// How far it is next; nothing when it has ended.
+/// What Python is told next.
+enum Told {
+    Progress(Progress),
+    Ended,
+}
+
+/// Waits for what there is to tell.
 struct Next(Arc<Shared>);
 
 impl Next {
-    fn take(state: &mut State) -> Option<Option<Progress>> {
+    fn take(state: &mut State) -> Option<Told> {
         match state.progress.take() {
-            None if state.outcome.is_none() => None,
-            progress => Some(progress),
+            Some(progress) => Some(Told::Progress(progress)),
+            None => state.outcome.is_some().then_some(Told::Ended),
         }
     }
 }
 
-impl Operation<Option<Progress>> for Next {
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Progress>>> {
+impl Operation<Told> for Next {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Told>> {
         let mut state = self.0.state.lock();
-        match Self::take(&mut state) {
-            Some(told) => Poll::Ready(Ok(told)),
-            None => {
-                state.waker = Some(context.waker().clone());
-                Poll::Pending
-            }
+        if let Some(told) = Self::take(&mut state) {
+            return Poll::Ready(Ok(told));
         }
+        state.waker = Some(context.waker().clone());
+        Poll::Pending
     }
 
-    fn wait(&mut self, deadline: Option<Instant>) -> Option<Result<Option<Progress>>> {
+    fn wait(&mut self, deadline: Option<Instant>) -> Option<Result<Told>> {
         let mut state = self.0.state.lock();
         loop {
             if let Some(told) = Self::take(&mut state) {
@@ -168,9 +172,13 @@ impl PyMove {
 
 #[pymethods]
 impl PyMove {
+    /// How far it is next; nothing when it has ended.
     fn next(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let asked = Completion::running(Next(Arc::clone(&self.shared)));
-        let answer = |py: Python<'_>, told: Option<Progress>| told.map(progress_parts).into_py_any(py);
+        let answer = |py: Python<'_>, told: Told| match told {
+            Told::Progress(progress) => progress_parts(progress).into_py_any(py),
+            Told::Ended => Ok(py.None()),
+        };
         let job = Ask { asked, effort: Effort::DISK, answer };
         if self.blocking { bridge::block_on(py, job) } else { bridge::start(py, job) }
     }

@@ -1,0 +1,243 @@
+"""Moving history from the command line."""
+
+import argparse
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from types import FrameType
+from typing import NoReturn, TextIO
+
+from typing_extensions import override
+
+from eventuali._moving import MirrorStatus, Progress, Verified, request_for
+from eventuali._opening import OpenRequest, core_of
+from eventuali.errors import ConfigurationError, DivergedError, EventualiError
+from eventuali.sync import EventStore, export, export_json_lines, import_json_lines, mirror, verify
+
+_FAILED, _UNUSABLE, _DIFFERENT = 1, 2, 3
+_EPILOG = """
+SOURCE and TARGET name stores: ./orders (a directory), sqlite://events.db, postgresql://user@host:5432/database.
+A password need not stand on the command line: Postgres takes it from PGPASSWORD or from ~/.pgpass too.
+
+exit status:
+  0    everything was moved, and is equal (verify: is equal)
+  1    it could not be finished, and the message says why; run it again to go on from there
+  2    the arguments cannot be used, or not with this server; nothing was done
+  3    the stores differ: the target holds other events, or verifying found a difference
+  130  stopped by Ctrl-C after a whole transaction; run it again to go on from there
+  143  the same, by SIGTERM
+"""
+# How often a terminal's line is written anew, and how often there is a line elsewhere.
+_REFRESH_S, _LINE_S = 0.1, 5.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says; the exit status."""
+    options = _parser().parse_args(arguments)
+    screen = Screen(sys.stderr)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        carry_out: Callable[[argparse.Namespace, Screen], int] = options.carry_out
+        return carry_out(options, screen)
+    except KeyboardInterrupt:
+        screen.say("stopped; run it again to go on from here")
+        return 128 + signal.SIGINT
+    except _TerminatedError:
+        screen.say("stopped; run it again to go on from here")
+        return 128 + signal.SIGTERM
+    except ConfigurationError as error:
+        screen.say(f"eventuali: {error}")
+        return _UNUSABLE
+    except DivergedError as error:
+        screen.say(f"eventuali: {error}")
+        return _DIFFERENT
+    except (EventualiError, OSError) as error:
+        screen.say(f"eventuali: {error}")
+        return _FAILED
+
+
+class _TerminatedError(BaseException):
+    """The process was told to end."""
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise _TerminatedError
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument that it does not understand may hold a password."""
+
+    @override
+    def error(self, message: str) -> NoReturn:
+        super().error(re.sub(r"['\"]?[\w+.-]+://.*", "…", message, flags=re.DOTALL))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="eventuali",
+        description="Moves the history of an event store, and proves that it arrived.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, does: str, carry_out: Callable[[argparse.Namespace, Screen], int], *names: str) -> _Parser:
+        added = commands.add_parser(
+            name, help=does, description=does, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        added.set_defaults(carry_out=carry_out)
+        for positional in names:
+            added.add_argument(positional.lower(), metavar=positional, help=_HELP[positional])
+            if positional != "FILE":
+                added.add_argument(
+                    f"--{positional.lower()}-table",
+                    metavar="NAME",
+                    help=f"the events table of {positional}, where it is a database (default: events)",
+                )
+        return added
+
+    moving = command("export", "move what the target does not have yet, and verify", _export, "SOURCE", "TARGET")
+    moving.add_argument("--no-verify", action="store_true", help="do not read both stores again to compare them")
+    command("verify", "compare everything that two stores hold", _verify, "SOURCE", "TARGET")
+    command("mirror", "follow the source until it is stopped", _mirror, "SOURCE", "TARGET")
+    command("export-json-lines", "write every event as a line of JSON", _export_lines, "SOURCE", "FILE")
+    command("import-json-lines", "move events from lines of JSON", _import_lines, "FILE", "TARGET")
+    return parser
+
+
+_HELP = {
+    "SOURCE": "the store that has the events",
+    "TARGET": "the store that they go to; made if it is not there",
+    "FILE": "a file of JSON lines; - is standard output or input",
+}
+
+
+@contextmanager
+def _opened(options: argparse.Namespace, side: str, *, is_source: bool) -> Iterator[EventStore]:
+    request: OpenRequest = request_for(getattr(options, side), is_source=is_source)
+    table: str | None = getattr(options, f"{side}_table")
+    if table is not None:
+        request = replace(request, options={"table_name": table})
+    with EventStore(core_of(request.open(blocking=True), "EventStore.create(...)")) as store:
+        yield store
+
+
+def _place(store: EventStore) -> str:
+    return store._core.place  # noqa: SLF001
+
+
+def _export(options: argparse.Namespace, screen: "Screen") -> int:
+    with _opened(options, "source", is_source=True) as source, _opened(options, "target", is_source=False) as target:
+        begun = time.monotonic()
+        moved = export(source, target, progress=screen.progress("export"))
+        screen.end()
+        print(
+            f"moved {moved.events:,} events to {_place(target)}{_speed(moved.events, begun)}; position {moved.position:,}"
+        )
+        return 0 if options.no_verify else _told(verify(source, target, progress=screen.progress("verify")), screen)
+
+
+def _verify(options: argparse.Namespace, screen: "Screen") -> int:
+    with _opened(options, "source", is_source=True) as source, _opened(options, "target", is_source=True) as target:
+        return _told(verify(source, target, progress=screen.progress("verify")), screen)
+
+
+def _told(found: Verified, screen: "Screen") -> int:
+    screen.end()
+    if found.equal:
+        print(f"verified {found.events:,} events: equal, digest {found.digest}")
+        return 0
+    screen.say(f"eventuali: the stores differ: {found.difference or 'they changed while they were compared'}")
+    return _DIFFERENT
+
+
+def _mirror(options: argparse.Namespace, screen: "Screen") -> int:
+    with (
+        _opened(options, "source", is_source=True) as source,
+        _opened(options, "target", is_source=False) as target,
+        mirror(source, target) as following,
+    ):
+        status: MirrorStatus | None = None
+        while True:
+            now = following.status()
+            if status is None or (now.position, str(now.waiting)) != (status.position, str(status.waiting)):
+                status = now
+                waiting = f", waiting: {now.waiting}" if now.waiting else ""
+                screen.show(f"mirror: position {now.position:,}, {now.events:,} events moved{waiting}", at_once=True)
+            if not now.running:
+                break
+            time.sleep(_REFRESH_S)
+        following.stop()
+        return _FAILED
+
+
+def _export_lines(options: argparse.Namespace, screen: "Screen") -> int:
+    with _opened(options, "source", is_source=True) as source:
+        begun = time.monotonic()
+        file = sys.stdout.buffer if options.file == "-" else options.file
+        moved = export_json_lines(source, file, progress=screen.progress("export"))
+        screen.say(f"wrote {moved.events:,} events{_speed(moved.events, begun)}")
+        return 0
+
+
+def _import_lines(options: argparse.Namespace, screen: "Screen") -> int:
+    with _opened(options, "target", is_source=False) as target:
+        begun = time.monotonic()
+        file = sys.stdin.buffer if options.file == "-" else options.file
+        moved = import_json_lines(file, target, progress=screen.progress("import"))
+        screen.end()
+        print(
+            f"moved {moved.events:,} events to {_place(target)}{_speed(moved.events, begun)}; position {moved.position:,}"
+        )
+        return 0
+
+
+def _speed(events: int, begun: float) -> str:
+    seconds = time.monotonic() - begun
+    return f" in {timedelta(seconds=round(seconds, 1))} ({events / seconds:,.0f} events/s)" if events else ""
+
+
+class Screen:
+    """How far it is: one line that changes on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._is_terminal = out.isatty()
+        self._shown_at = 0.0
+        self._open = False
+
+    def progress(self, what: str) -> Callable[[Progress], None]:
+        """What tells how far `what` is."""
+        return lambda progress: self.show(f"{what}: {progress}", at_once=False)
+
+    def show(self, line: str, *, at_once: bool) -> None:
+        """Show the line, unless the last one has hardly been seen."""
+        now = time.monotonic()
+        if not at_once and now - self._shown_at < (_REFRESH_S if self._is_terminal else _LINE_S):
+            return
+        self._shown_at = now
+        if self._is_terminal:
+            self._out.write(f"\r{line}\x1b[K")
+            self._open = True
+        else:
+            self._out.write(f"{line}\n")
+        self._out.flush()
+
+    def end(self) -> None:
+        """Leave what is shown standing."""
+        if self._open:
+            self._out.write("\n")
+            self._open = False
+        self._out.flush()
+        self._shown_at = 0.0
+
+    def say(self, line: str) -> None:
+        """Say something in a line of its own."""
+        self.end()
+        self._out.write(f"{line}\n")
+        self._out.flush()
