@@ -2,6 +2,8 @@
 
 mod generated;
 mod hostile;
+#[cfg(feature = "postgres")]
+mod server;
 mod tables;
 
 use super::{NotCanonical, canonical, fits_jsonb};

@@ -82,6 +82,14 @@ impl Collected {
         !self.found.full
     }
 
+    /// Whether so much would still come, as large as what came, that a new connection costs less than reading it to the end.
+    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "SQLite stops where it is"))]
+    pub(crate) fn leaves_much(&self) -> bool {
+        let came = self.found.events.len() as u64;
+        let left = self.limit.saturating_sub(came);
+        self.found.full && (self.bytes as u64 / came.max(1)).saturating_mul(left) > 16 * PAGE_BYTES as u64
+    }
+
     pub(crate) fn found(self) -> Found {
         self.found
     }

@@ -421,6 +421,11 @@ impl Database for PostgresDatabase {
                 break;
             }
         }
+        drop(rows);
+        if collected.leaves_much() {
+            // Before its next use a connection is read to the end.
+            let _ = connection.detach().close_hard().await;
+        }
         Ok(collected.found())
     }
 

@@ -2,7 +2,7 @@
 
 mod opened;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use eventuali::{
@@ -15,7 +15,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
 use uuid::Uuid;
 
-use opened::Opened;
+use opened::{Opened, resolve};
 
 use super::database::{Collected, Database, Failure, Found, Of, Page, asked, behind, own_epoch, signed, unsigned};
 use super::decide::{Known, Row, Stream, decide};
@@ -28,6 +28,9 @@ use crate::table::TableName;
 
 /// How many rows one statement inserts: few different numbers, so that the statements are prepared once.
 const ROWS: [usize; 3] = [64, 8, 1];
+
+/// How many rows SQLite's thread is ahead of the reader: they may be of the largest size.
+const ROWS_AHEAD: usize = 4;
 
 const COLUMNS: &str = "global_position, id, tenant, aggregate_id, aggregate_type, event_type, event_version, aggregate_version, event_data, \
                        event_data_type, event_bytes, metadata, tags, timestamp, timestamp_micros, epoch";
@@ -119,7 +122,7 @@ impl Sqlite {
             Synchronous::Full => SqliteSynchronous::Full,
             Synchronous::Normal => SqliteSynchronous::Normal,
         };
-        let connect = connect.synchronous(synchronous).busy_timeout(options.lock_timeout).statement_cache_capacity(64);
+        let connect = connect.synchronous(synchronous).busy_timeout(options.lock_timeout).statement_cache_capacity(64).row_buffer_size(ROWS_AHEAD);
         let pool = |connections: u32| {
             let pool = SqlitePoolOptions::new().max_connections(connections).acquire_timeout(options.acquire_timeout);
             pool.test_before_acquire(false).idle_timeout(None).max_lifetime(None)
@@ -441,21 +444,6 @@ fn timestamp_text(timestamp: Timestamp) -> (String, Option<i64>) {
     match jiff::Timestamp::from_microsecond(timestamp.0) {
         Ok(moment) if YEARS.contains(&timestamp.0) => (format!("{moment:.6}"), None),
         _ => ((if timestamp.0 < 0 { "-infinity" } else { "infinity" }).to_owned(), Some(timestamp.0)),
-    }
-}
-
-/// The file's absolute path, if there can be one.
-fn resolve(path: &Path) -> Result<PathBuf> {
-    let absolute = std::path::absolute(path).map_err(|error| Error::configuration(format!("{path:?} is no path of a file: {error}")))?;
-    if absolute.is_dir() {
-        return Err(Error::configuration(format!("{absolute:?} is a directory, but a SQLite store is a file; choose another path")));
-    }
-    match absolute.parent() {
-        Some(parent) if !parent.exists() => {
-            Err(Error::configuration(format!("{absolute:?} cannot be created: its parent directory does not exist; create it first")))
-        }
-        Some(parent) if !parent.is_dir() => Err(Error::configuration(format!("{absolute:?} cannot be created: its parent is a file"))),
-        _ => Ok(absolute),
     }
 }
 

@@ -10,6 +10,8 @@ mod proxy;
 mod roles;
 mod session;
 
+mod hostile;
+mod memory;
 mod order;
 mod postgres_commits;
 mod postgres_refusals;

@@ -1,6 +1,6 @@
 //! The file of a store, which may be removed or replaced underneath it: SQLite goes on writing to what nobody will find again.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use eventuali::{Error, Result};
@@ -37,19 +37,34 @@ impl Opened {
     }
 }
 
+/// The file's absolute path, if there can be one.
+pub(super) fn resolve(path: &Path) -> Result<PathBuf> {
+    let absolute = std::path::absolute(path).map_err(|error| Error::configuration(format!("{path:?} is no path of a file: {error}")))?;
+    if absolute.is_dir() {
+        return Err(Error::configuration(format!("{absolute:?} is a directory, but a SQLite store is a file; choose another path")));
+    }
+    match absolute.parent() {
+        Some(parent) if !parent.exists() => {
+            Err(Error::configuration(format!("{absolute:?} cannot be created: its parent directory does not exist; create it first")))
+        }
+        Some(parent) if !parent.is_dir() => Err(Error::configuration(format!("{absolute:?} cannot be created: its parent is a file"))),
+        _ => Ok(absolute),
+    }
+}
+
 fn gone(path: PathBuf, kind: io::ErrorKind, what: &str) -> Error {
     let message = format!("{what}; nothing was stored: close the store, put the file back and open it again");
     Error::Io { operation: "append to", path, kind, message }
 }
 
 #[cfg(unix)]
-fn identity(path: &std::path::Path) -> io::Result<Identity> {
+fn identity(path: &Path) -> io::Result<Identity> {
     use std::os::unix::fs::MetadataExt;
 
     fs::metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
 #[cfg(not(unix))]
-fn identity(path: &std::path::Path) -> io::Result<Identity> {
+fn identity(path: &Path) -> io::Result<Identity> {
     fs::metadata(path).map(drop)
 }
