@@ -16,6 +16,9 @@ pub(crate) const PAGE_BYTES: usize = 1 << 20;
 /// How many events the first page has: nothing is known of their size yet.
 pub(crate) const FIRST_PAGE_EVENTS: u64 = 256;
 
+/// How many positions one statement looks through for the events that a filter wants.
+const WINDOW: u64 = 1 << 16;
+
 /// A database that holds a store.
 pub(crate) trait Database: Send + Sync + 'static {
     /// What it does and promises.
@@ -164,6 +167,41 @@ impl Page {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.from > self.to || self.limit == 0
+    }
+
+    /// Whether events are passed over: then a page may lie anywhere in the store.
+    pub(crate) fn is_filtered(&self) -> bool {
+        matches!(&self.of, Of::All { event_types, aggregate_types, .. } if !(event_types.is_empty() && aggregate_types.is_empty()))
+    }
+
+    /// What one statement looks through: of a filtered store only a part, so that no statement takes long, however rare the events.
+    pub(crate) fn window(&self) -> Self {
+        let mut window = self.clone();
+        if self.is_filtered() {
+            if self.backwards {
+                window.from = self.from.max(self.to.saturating_sub(WINDOW - 1));
+            } else {
+                window.to = self.to.min(self.from.saturating_add(WINDOW - 1));
+            }
+        }
+        window
+    }
+
+    /// Leaves out what is behind this position.
+    pub(crate) fn end_at(&mut self, head: u64) {
+        self.head = self.head.min(head);
+        if matches!(self.of, Of::All { .. }) {
+            self.to = self.to.min(self.head);
+        }
+    }
+
+    /// Goes on behind a position or version, in the direction of reading.
+    pub(crate) fn go_behind(&mut self, place: u64) {
+        if self.backwards {
+            self.to = place.saturating_sub(1);
+        } else {
+            self.from = place.saturating_add(1);
+        }
     }
 
     /// Where an event stands among those of the page.

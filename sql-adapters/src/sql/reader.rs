@@ -42,52 +42,49 @@ pub(crate) struct Reader<D> {
     database: Arc<Within<D>>,
     begin: tokio::runtime::Handle,
     process: u32,
-    page: Page,
     /// How many events are still wanted.
     limit: u64,
-    next: Option<Answer<Found>>,
+    next: Option<Answer<Step>>,
+}
+
+/// A page that was read, and what is left of the query behind it.
+struct Step {
+    events: Vec<Event>,
+    rest: Option<Page>,
 }
 
 impl<D: Database> Reader<D> {
     /// Begins with the first page at once: what is appended from now on is not seen.
     pub(crate) fn new(database: Arc<Within<D>>, remote: &Remote, gate: &Gate, page: Page, limit: u64) -> Self {
-        let mut reader = Self { database, begin: remote.handle(), process: std::process::id(), page, limit, next: None };
-        reader.ask(Some(gate.enter()));
+        let mut reader = Self { database, begin: remote.handle(), process: std::process::id(), limit, next: None };
+        reader.ask(page, Some(gate.enter()));
         reader
     }
 
-    fn ask(&mut self, through: Option<oneshot::Sender<()>>) {
-        if self.page.is_empty() {
+    fn ask(&mut self, page: Page, through: Option<oneshot::Sender<()>>) {
+        if page.is_empty() {
             return;
         }
-        let (database, page) = (Arc::clone(&self.database), self.page.clone());
+        let database = Arc::clone(&self.database);
         let (sender, receiver) = oneshot::channel();
         self.begin.spawn(async move {
-            let answer = database.page(&page).await;
-            drop(through);
-            // Nobody reads any more.
-            let _ = sender.send(answer);
+            // Nobody may read any more.
+            let _ = sender.send(read(&**database, page, through).await);
         });
         self.next = Some(Answer::new(receiver));
     }
 
     /// Takes a page, and asks for the one behind it.
-    fn take(&mut self, answer: Result<Found>) -> Result<Vec<Event>> {
+    fn take(&mut self, answer: Result<Step>) -> Result<Vec<Event>> {
         self.next = None;
-        let Found { events, head, full } = answer?;
-        let Some(last) = events.last().filter(|_| full) else { return Ok(events) };
-        self.page.head = self.page.head.min(head);
-        let last = self.page.place(last);
-        if self.page.backwards {
-            self.page.to = last - 1;
-        } else {
-            self.page.from = last + 1;
-        }
+        let Step { events, rest } = answer?;
         self.limit -= events.len() as u64;
-        let bytes: usize = events.iter().map(|event| event.payload().len() + 256).sum();
-        let fitting = (PAGE_BYTES * events.len() / bytes.max(1)) as u64;
-        self.page.limit = self.limit.min(fitting.clamp(1, PAGE_EVENTS));
-        self.ask(None);
+        if let Some(mut page) = rest {
+            let bytes: usize = events.iter().map(|event| event.payload().len() + 256).sum();
+            let fitting = (PAGE_BYTES * events.len() / bytes.max(1)) as u64;
+            page.limit = self.limit.min(fitting.clamp(1, PAGE_EVENTS));
+            self.ask(page, None);
+        }
         Ok(events)
     }
 
@@ -112,4 +109,30 @@ impl<D: Database> BatchSource for Reader<D> {
             }
         }
     }
+}
+
+/// Reads the next events of a query: none only if there are none. `through` is dropped as soon as it is known where the query ends,
+/// because appends wait for that.
+async fn read<D: Database>(database: &D, mut page: Page, mut through: Option<oneshot::Sender<()>>) -> Result<Step> {
+    if through.is_some() && page.is_filtered() {
+        // To find a page of such events may take long.
+        page.end_at(database.head().await?);
+        through = None;
+    }
+    while !page.is_empty() {
+        let window = page.window();
+        let Found { events, head, full } = database.page(&window).await?;
+        drop(through.take());
+        match events.last() {
+            Some(last) if full => {
+                page.end_at(head);
+                page.go_behind(page.place(last));
+            }
+            _ => page.go_behind(if page.backwards { window.from } else { window.to }),
+        }
+        if !events.is_empty() {
+            return Ok(Step { events, rest: Some(page).filter(|page| !page.is_empty()) });
+        }
+    }
+    Ok(Step { events: Vec::new(), rest: None })
 }
