@@ -22,11 +22,15 @@ WITH_POSTGRES := $(BIN)/python $(abspath pybind/tools/with_postgres.py)
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: $(VENV)/.built ## import 262,200 loan events, rebuild every aggregate, check it, print a report
 	@cd pybind && $(BIN)/python -m demo
+
+.PHONY: demo-postgres
+demo-postgres: $(VENV)/.built postgres ## move those events to Postgres, killed half-way and resumed, and go on there
+	@cd pybind && $(BIN)/python -m demo.postgres
 
 .PHONY: test
 test: lint test-rust test-python ## every test and lint: Rust, documents, Python, types

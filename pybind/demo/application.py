@@ -41,6 +41,17 @@ class LoanApplication(Aggregate):
         """From submission to decision; `None` while it is open."""
         return self.decided_at - self.submitted_at if self.decided_at and self.submitted_at else None
 
+    def approve(self, by: str) -> None:
+        """Grant the loan.
+
+        Raises:
+            ValueError: it was decided already.
+
+        """
+        if self.outcome is not Outcome.OPEN:
+            raise ValueError(f"application {self.id} is {self.outcome.value} already")
+        self.apply(ApplicationApproved(resource=by))
+
     def apply_application_submitted(self, event: ApplicationSubmitted) -> None:
         self.amount_requested = event.amount_requested
         self.submitted_at = event.timestamp
