@@ -62,7 +62,7 @@ fn a_commit_whose_answer_is_lost_is_resolved_or_reported_as_unknown() {
 fn an_append_whose_connection_stays_lost_is_unknown_and_its_repetition_is_answered() {
     let proxy = Proxy::before(&postgres_url());
     let table = new_table();
-    let store = open(postgres_at(&proxy.url(), &table).acquire_timeout(std::time::Duration::from_secs(1)));
+    let store = open(postgres_at(&proxy.url(), &table).acquire_timeout(std::time::Duration::from_secs(4)));
     for cut in [Cut::BeforeTheServer, Cut::BeforeTheAnswer] {
         let batch = one("a");
         let mut ledger = Ledger::default();

@@ -10,7 +10,7 @@ use crate::roles::with_own_server;
 use crate::session::Session;
 use crate::support::{new_table, postgres_url};
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(10);
 /// A password that no message may show.
 const SECRET: &str = "tops3cret";
 
@@ -90,7 +90,7 @@ fn a_port_where_nobody_listens_is_told_at_once() {
 fn a_server_that_never_answers_is_given_up_after_the_timeout() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let host = listener.local_addr().expect("its address").to_string();
-    let config = postgres_at(&address(None, Some(&host), None), "events").acquire_timeout(Duration::from_secs(1));
+    let config = postgres_at(&address(None, Some(&host), None), "events").acquire_timeout(Duration::from_secs(3));
     assert_unavailable(&fails_within(SOON, "no answer", || config.open()), "in time");
 }
 
@@ -121,7 +121,7 @@ fn a_server_without_a_free_connection_is_told_and_used_again_later() {
         }
         drop(session);
         server.control("restart");
-        let config = postgres_at(&server.url, "events").acquire_timeout(Duration::from_secs(1));
+        let config = postgres_at(&server.url, "events").acquire_timeout(Duration::from_secs(3));
         let store = open(config.clone());
         let mut session = Session::new(&server.url);
         // The store has to make its connections anew.
