@@ -86,6 +86,7 @@ wheel: $(VENV)/.build-tools ## an abi3 wheel in dist/, installed and tried in a 
 .PHONY: bench
 bench: $(VENV)/.built | postgres ## the figures, each beside the bare limit of the same run
 	cargo bench --locked -p eventuali-benches
+	$(WITH_POSTGRES) cargo run --locked --release -p eventuali-benches --bin figures
 	$(BIN)/python benches/python/figures.py
 	$(BIN)/python -m pip install --quiet --group pybind/pyproject.toml:rivals
 	$(WITH_POSTGRES) $(BIN)/python benches/python/rivals.py

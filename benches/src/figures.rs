@@ -1,8 +1,9 @@
-//! The figures that the engine must reach, each in a file of its own.
+//! The figures to reach, each in a file of its own.
 
 pub mod concurrent;
 pub mod memory;
 pub mod reading;
+pub mod sql;
 pub mod written;
 
 use std::path::{Path, PathBuf};

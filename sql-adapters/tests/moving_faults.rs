@@ -4,11 +4,11 @@
 #[allow(dead_code, reason = "other tests use the rest")]
 mod support;
 
-#[path = "support/roles.rs"]
+#[path = "faults/roles.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod roles;
 
-#[path = "support/session.rs"]
+#[path = "faults/session.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod session;
 

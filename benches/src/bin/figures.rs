@@ -1,17 +1,20 @@
-//! Prints every figure of the engine beside the bare limit of the same run.
+//! Prints every figure beside the bare limit of the same run.
 //!
-//! `figures [PART]...` prints only the parts whose names begin so: written, synced, futures, threads, reading, memory.
+//! `figures [PART]...` prints only the parts whose names begin so: written, synced, futures, threads, reading, memory,
+//! sql-moving, sql-appending, sql-loading.
+//! Those of `sql` need a Postgres server, whose address they take from `EVENTUALI_TEST_POSTGRES_URL`; a throwaway one comes from
+//! `python3 pybind/tools/with_postgres.py cargo run --release -p eventuali-benches --bin figures -- sql`.
 
 use std::path::Path;
 use std::time::Instant;
 
 use eventuali_benches::Result;
-use eventuali_benches::figures::{Place, concurrent, memory, reading, written};
+use eventuali_benches::figures::{Place, concurrent, memory, reading, sql, written};
 use eventuali_benches::report::{Row, table};
 
 type Part = fn(&Place) -> Result<Vec<Row>>;
 
-const PARTS: [(&str, &str, Part); 6] = [
+const PARTS: [(&str, &str, Part); 9] = [
     ("written", "One writer, handed to the operating system", written::os_batches),
     ("synced", "One writer, on disk", written::synced),
     ("futures", "Many futures on one thread, on disk", |place| {
@@ -24,6 +27,9 @@ const PARTS: [(&str, &str, Part); 6] = [
         Ok(rows)
     }),
     ("memory", "Memory", memory::index),
+    ("sql-moving", "SQL: moving", sql::moving),
+    ("sql-appending", "SQL: many futures on one thread", sql::appending),
+    ("sql-loading", "SQL: loading", sql::loading),
 ];
 
 fn main() -> Result<()> {
