@@ -3,7 +3,7 @@
 #[allow(dead_code, reason = "other tests use the rest")]
 mod support;
 
-#[path = "support/session.rs"]
+#[path = "faults/session.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod session;
 
