@@ -84,11 +84,10 @@ wheel: $(VENV)/.build-tools ## an abi3 wheel in dist/, installed and tried in a 
 	$(BIN)/python pybind/tools/check_wheel.py dist/*.whl
 
 .PHONY: bench
-bench: $(VENV)/.built | postgres ## the figures, each beside the bare limit of the same run
+bench: $(VENV)/.built $(VENV)/.test-tools | postgres ## the figures, each beside the bare limit of the same run
 	cargo bench --locked -p eventuali-benches
 	$(WITH_POSTGRES) cargo run --locked --release -p eventuali-benches --bin figures
 	$(BIN)/python benches/python/figures.py
-	$(BIN)/python -m pip install --quiet --group pybind/pyproject.toml:rivals
 	$(WITH_POSTGRES) $(BIN)/python benches/python/rivals.py
 
 .PHONY: soak

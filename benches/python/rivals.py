@@ -2,7 +2,7 @@
 
 Usage: python pybind/tools/with_postgres.py python benches/python/rivals.py
 
-A release build of the package and `eventsourcing[postgres]` must be installed (dependency group `rivals`), and
+A release build of the package and `eventsourcing[postgres]` must be installed (dependency group `test`), and
 EVENTUALI_TEST_POSTGRES_URL must name a Postgres server. Every figure is the median of interleaved runs. Both sides
 commit with the server's own settings, which are printed; the library appends through its application recorder, with as
 many threads as serves it best.

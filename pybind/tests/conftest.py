@@ -23,8 +23,8 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-def postgres() -> PostgresConfig:
-    """Names a new store on the Postgres server for tests: tables that no other test has."""
+def postgres_url() -> str:
+    """The address of the Postgres server for tests."""
     url = os.environ.get("EVENTUALI_TEST_POSTGRES_URL")
     if not url:
         pytest.fail(
@@ -32,7 +32,13 @@ def postgres() -> PostgresConfig:
             "and so does `pybind/tools/with_postgres.py pytest …`",
             pytrace=False,
         )
-    return EventStoreConfig.postgres(url).with_table_name(f"t_{uuid.uuid4().hex}").with_max_connections(4)
+    return url
+
+
+@pytest.fixture
+def postgres(postgres_url: str) -> PostgresConfig:
+    """Names a new store on the Postgres server for tests: tables that no other test has."""
+    return EventStoreConfig.postgres(postgres_url).with_table_name(f"t_{uuid.uuid4().hex}").with_max_connections(4)
 
 
 DATABASES = ("sqlite", "sqlite-memory", "postgres")

@@ -42,7 +42,7 @@ from eventuali.moving import (
 from eventuali.sync import EventStore as SyncEventStore
 from tests.counting import Counted, Counter, counted
 
-FUNCTIONS = ("export", "export_json_lines", "import_json_lines", "mirror", "verify")
+FUNCTIONS = ("export", "export_json_lines", "import_eventsourcing", "import_json_lines", "mirror", "verify")
 MANY = 40_000  # more than two transactions
 
 

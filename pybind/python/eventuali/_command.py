@@ -14,10 +14,18 @@ from typing import NoReturn, TextIO
 
 from typing_extensions import override
 
-from eventuali._moving import MirrorStatus, Progress, Verified, request_for
+from eventuali._moving import MirrorStatus, Moved, Progress, Verified, request_for
 from eventuali._opening import OpenRequest, core_of
 from eventuali.errors import ConfigurationError, DivergedError, EventualiError
-from eventuali.sync import EventStore, export, export_json_lines, import_json_lines, mirror, verify
+from eventuali.sync import (
+    EventStore,
+    export,
+    export_json_lines,
+    import_eventsourcing,
+    import_json_lines,
+    mirror,
+    verify,
+)
 
 _FAILED, _UNUSABLE, _DIFFERENT = 1, 2, 3
 _EPILOG = """
@@ -94,10 +102,11 @@ def _parser() -> argparse.ArgumentParser:
         for positional in names:
             added.add_argument(positional.lower(), metavar=positional, help=_HELP[positional])
             if positional != "FILE":
+                default = "stored_events" if positional == "APPLICATION" else "events"
                 added.add_argument(
                     f"--{positional.lower()}-table",
                     metavar="NAME",
-                    help=f"the events table of {positional}, where it is a database (default: events)",
+                    help=f"the events table of {positional}, where it is a database (default: {default})",
                 )
         return added
 
@@ -107,6 +116,14 @@ def _parser() -> argparse.ArgumentParser:
     command("mirror", "follow the source until it is stopped", _mirror, "SOURCE", "TARGET")
     command("export-json-lines", "write every event as a line of JSON", _export_lines, "SOURCE", "FILE")
     command("import-json-lines", "move events from lines of JSON", _import_lines, "FILE", "TARGET")
+    other = command(
+        "import-eventsourcing",
+        "move events from an application of that library",
+        _import_other,
+        "APPLICATION",
+        "TARGET",
+    )
+    other.description = "Moves the events of an application of the Python library eventsourcing, which keeps them in SQLite or Postgres."
     return parser
 
 
@@ -114,6 +131,7 @@ _HELP = {
     "SOURCE": "the store that has the events",
     "TARGET": "the store that they go to; made if it is not there",
     "FILE": "a file of JSON lines; - is standard output or input",
+    "APPLICATION": "the database of the application: sqlite://application.db or postgresql://user@host:5432/database",
 }
 
 
@@ -191,10 +209,23 @@ def _import_lines(options: argparse.Namespace, screen: "Screen") -> int:
         file = sys.stdin.buffer if options.file == "-" else options.file
         moved = import_json_lines(file, target, progress=screen.progress("import"))
         screen.end()
-        print(
-            f"moved {moved.events:,} events to {_place(target)}{_speed(moved.events, begun)}; position {moved.position:,}"
-        )
+        _tell(moved, target, begun)
         return 0
+
+
+def _import_other(options: argparse.Namespace, screen: "Screen") -> int:
+    with _opened(options, "target", is_source=False) as target:
+        begun = time.monotonic()
+        table: str | None = options.application_table
+        moved = import_eventsourcing(options.application, target, table=table, progress=screen.progress("import"))
+        screen.end()
+        _tell(moved, target, begun)
+        return 0
+
+
+def _tell(moved: Moved, target: EventStore, begun: float) -> None:
+    speed = _speed(moved.events, begun)
+    print(f"moved {moved.events:,} events to {_place(target)}{speed}; position {moved.position:,}")
 
 
 def _speed(events: int, begun: float) -> str:

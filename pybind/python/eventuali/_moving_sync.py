@@ -71,6 +71,15 @@ def import_json_lines(file: LinesFile, target: AnyStore, *, progress: Report | N
         return moved(_carried_out(_eventuali.start_import_lines(read.read, there, True), progress))
 
 
+def import_eventsourcing(
+    address: str, target: AnyStore, *, table: str | None = None, progress: Report | None = None
+) -> Moved:
+    """Moves the events of an application of the `eventsourcing` library into a store; what it has already is passed over."""
+    require_report(progress)
+    with _opened(target, is_source=False) as there:
+        return moved(_carried_out(_eventuali.start_import_eventsourcing(address, table, there, True), progress))
+
+
 def mirror(source: AnyStore, target: AnyStore) -> "Mirror":
     """Follows a store: what becomes durable in the source is moved to the target soon after; `with` stops it in the end.
 

@@ -58,6 +58,7 @@ __all__ = [
     "Verified",
     "export",
     "export_json_lines",
+    "import_eventsourcing",
     "import_json_lines",
     "mirror",
     "verify",
@@ -163,6 +164,31 @@ async def import_json_lines(file: LinesFile, target: AnyStore, *, progress: Awai
     with lines_read_from(file) as read:
         async with _opened(target, is_source=False) as there:
             return moved(await _carried_out(_eventuali.start_import_lines(read.read, there, False), progress))
+
+
+async def import_eventsourcing(
+    address: str, target: AnyStore, *, table: str | None = None, progress: AwaitableReport | None = None
+) -> Moved:
+    """Moves the events of an application of the `eventsourcing` library into a store, in the order of their notifications.
+
+    The originator becomes the aggregate, the last part of a topic the event type, the class before it the aggregate type;
+    the time is taken from the state, whose bytes are the payload as they are: JSON, or opaque bytes if they are compressed,
+    encrypted or of another transcoder. Topic and notification id are kept as headers. Importing again goes on where it ended.
+
+    Args:
+        address: the database of the application: `sqlite://application.db` or `postgresql://user@host:5432/database`.
+        target: an open store, or what names one.
+        table: the table of its events; `stored_events` if not given, `schema.table` on Postgres if it is in another schema.
+        progress: told after every transaction how far it is; `False` stops it.
+
+    Raises:
+        ConfigurationError: the address or the table's name cannot be one.
+        DatabaseError: the database has no such table.
+        DivergedError: the target holds other events. Nothing was written.
+    """
+    require_report(progress)
+    async with _opened(target, is_source=False) as there:
+        return moved(await _carried_out(_eventuali.start_import_eventsourcing(address, table, there, False), progress))
 
 
 def mirror(source: AnyStore, target: AnyStore) -> "Mirroring":

@@ -12,7 +12,15 @@ from typing_extensions import override
 from eventuali._eventuali import Capabilities, EventMetadata, EventStoreCore, OpenReport, Receipt
 from eventuali._eventuali import SyncEventBatches as EventBatches
 from eventuali._eventuali import SyncEventStream as EventStream
-from eventuali._moving_sync import Mirror, export, export_json_lines, import_json_lines, mirror, verify
+from eventuali._moving_sync import (
+    Mirror,
+    export,
+    export_json_lines,
+    import_eventsourcing,
+    import_json_lines,
+    mirror,
+    verify,
+)
 from eventuali._opening import OpenRequest, Place, core_of, html_summary, require_act, require_attempts, summary
 from eventuali.aggregate import Aggregate
 from eventuali.errors import ConflictError
@@ -27,6 +35,7 @@ __all__ = [
     "Mirror",
     "export",
     "export_json_lines",
+    "import_eventsourcing",
     "import_json_lines",
     "mirror",
     "verify",

@@ -22,7 +22,7 @@ use super::config::configured;
 use super::{Ask, PyEventStore};
 use crate::bridge::{self, Effort, configuration};
 
-pub(crate) use lines::{start_export_lines, start_import_lines};
+pub(crate) use lines::{start_export_lines, start_import_eventsourcing, start_import_lines};
 pub(crate) use mirror::{PyMirror, start_mirror};
 
 /// Refuses the name of a store that cannot be meant: opening makes what is not there, and then nothing would be moved.

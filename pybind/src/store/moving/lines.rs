@@ -1,10 +1,10 @@
-//! JSON lines in files that Python has opened.
+//! JSON lines in files that Python has opened, and the tables of another library.
 
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::sync::Arc;
 
 use eventuali::Result;
-use eventuali_sql::{Moved, export_json_lines, import_json_lines};
+use eventuali_sql::{Moved, export_json_lines, import_eventsourcing, import_json_lines};
 use pyo3::exceptions::{PyOSError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyInt};
@@ -98,5 +98,21 @@ pub(crate) fn start_import_lines(py: Python<'_>, read: &Bound<'_, PyAny>, target
         let mut lines = BufReader::with_capacity(CHUNK, file);
         let moved = import_json_lines(&mut lines, target.kind(), |progress| shared.report(progress));
         lines.into_inner().outcome(moved)
+    })
+}
+
+/// `address` is that of a database with the events of an `eventsourcing` application.
+#[pyfunction]
+pub(crate) fn start_import_eventsourcing(
+    py: Python<'_>,
+    address: String,
+    table: Option<String>,
+    target: &PyEventStore,
+    blocking: bool,
+) -> PyResult<PyMove> {
+    let target = Arc::clone(&target.handle);
+    PyMove::begin(py, blocking, move |shared| {
+        let moved = import_eventsourcing(&address, table.as_deref(), target.kind(), |progress| shared.report(progress));
+        Ok(Outcome::Moved(moved?))
     })
 }
