@@ -6,9 +6,12 @@ import io
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from eventuali import (
     EventStoreConfig,
     SerializationError,
     StoreClosedError,
+    StoreUnavailableError,
     StreamAppend,
 )
 from eventuali.config import PostgresConfig
@@ -344,6 +348,44 @@ async def test_what_a_file_raises_is_raised(source: SyncEventStore, tmp_path: Pa
         await export_json_lines(source, text)
     with pytest.raises(TypeError, match="mode 'rb'"):
         await import_json_lines(text, source)
+
+
+# Of another process: two copies of SQLite in one do not see each other's locks.
+LOCKER = """
+import sqlite3, sys
+file = sqlite3.connect(sys.argv[1], isolation_level=None)
+file.execute("BEGIN IMMEDIATE")
+print(flush=True)
+input()
+"""
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    with subprocess.Popen(
+        [sys.executable, "-c", LOCKER, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as locker:
+        assert locker.stdout is not None
+        locker.stdout.readline()
+        yield
+        locker.communicate(b"\n")
+
+
+def test_a_target_that_is_locked_can_be_given_up_and_lines_are_read_again_later(
+    source: SyncEventStore, tmp_path: Path
+) -> None:
+    lines = tmp_path / "history.jsonl"
+    eventuali.sync.export_json_lines(source, lines)
+    file = tmp_path / "target.db"
+    with SyncEventStore.create(EventStoreConfig.sqlite(file).with_lock_timeout(ms=50)) as target:
+        with locked(file):
+            # It has nothing to tell of but that it waits.
+            stopped = eventuali.sync.export(source, target, progress=lambda waiting: waiting.events > 0)
+            assert stopped == Moved(events=0, position=0, complete=False)
+            with pytest.raises(StoreUnavailableError):
+                eventuali.sync.import_json_lines(lines, target)
+        assert eventuali.sync.import_json_lines(lines, target) == Moved(events=9, position=9, complete=True)
+        assert eventuali.sync.verify(source, target).equal
 
 
 @pytest.mark.anyio

@@ -54,6 +54,7 @@ def main() -> int:
             print(f"{found} should not be there")
             return 1
         subprocess.run([python, "-c", PROGRAM], cwd=folder, env=without_rust, check=True)
+        subprocess.run([scripts / "eventuali", "export", "./store", "./copy"], cwd=folder, env=without_rust, check=True)
     print(f"{wheels[0].name}: installed and used in a fresh environment without a Rust toolchain")
     return 0
 
