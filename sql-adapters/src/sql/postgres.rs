@@ -97,7 +97,11 @@ impl Statements {
                    CROSS JOIN LATERAL (SELECT aggregate_type, aggregate_version FROM "{table}" WHERE tenant = k.tenant AND aggregate_id = k.aggregate_id
                                        ORDER BY aggregate_version DESC LIMIT 1) AS e"#,
             ),
-            events: fill(r#"SELECT {columns} FROM "{table}" WHERE id = ANY($1)"#),
+            // One look into the index for each id. A plan for all of them at once, made while the table was empty, reads it whole.
+            events: fill(
+                r#"SELECT e.* FROM UNNEST($1::uuid[]) AS k (id)
+                   CROSS JOIN LATERAL (SELECT {columns} FROM "{table}" WHERE id = k.id LIMIT 1) AS e"#,
+            ),
             insert: fill(
                 r#"WITH advanced AS (UPDATE "{table}_state" SET head = $1, last_commit = $2, epoch = $3 WHERE id = 1)
                    INSERT INTO "{table}" ({copied})
