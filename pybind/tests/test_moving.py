@@ -472,3 +472,26 @@ def test_what_ends_a_mirror_is_told_when_it_is_stopped(source: SyncEventStore, p
     with pytest.raises(DivergedError):
         following.stop()
     assert following.stop().position == 9
+
+
+FORKER = """
+import os, sys
+from eventuali import ForkedProcessError
+from eventuali.sync import EventStore, mirror
+
+with EventStore.create("memory://") as source, EventStore.create("memory://") as target, mirror(source, target) as following:
+    child = os.fork()
+    if child == 0:
+        try:
+            following.stop()
+        except ForkedProcessError:
+            os._exit(7)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert following.status().running
+"""
+
+
+def test_a_forked_child_cannot_stop_its_parents_mirror() -> None:
+    ran = subprocess.run([sys.executable, "-c", FORKER], capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
