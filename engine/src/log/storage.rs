@@ -88,6 +88,16 @@ pub trait Lock: Send + Sync {
     /// What it was taken for is refused: removes what taking it has made, so that the directory is as it was. It is held
     /// all the same until it is dropped.
     fn retract(&mut self) {}
+
+    /// Whether it still keeps others out: what it is held on has not been removed. Asked before every write.
+    fn keeps_others_out(&self) -> bool {
+        true
+    }
+
+    /// Whether the storage's names still lead to where it is held. Asked before files are made or replaced by name.
+    fn is_in_place(&self) -> bool {
+        true
+    }
 }
 
 /// One open file, used by offset from many threads at once.

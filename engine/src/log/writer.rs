@@ -372,6 +372,22 @@ impl<D: Decider> Writer<D> {
         }
     }
 
+    /// Fails if another writer may be at work: what was locked is gone.
+    fn check_lock(&self) -> io::Result<()> {
+        if self.lock.lock().as_ref().is_none_or(|lock| lock.keeps_others_out()) {
+            return Ok(());
+        }
+        Err(io::Error::other("the file LOCK, which keeps other writers out, was removed or replaced while the store was open"))
+    }
+
+    /// Fails if the names of files may lead to another store.
+    fn check_place(&self) -> io::Result<()> {
+        if self.lock.lock().as_ref().is_none_or(|lock| lock.is_in_place()) {
+            return Ok(());
+        }
+        Err(io::Error::other("the directory was moved or replaced while the store was open"))
+    }
+
     /// Raises the lower bound of what is on disk.
     fn raise_watermark(&self, mark: &Mark, write: fn(&mut Watermark, &Mark) -> io::Result<()>) {
         if let Some(watermark) = &mut *self.watermark.lock() {

@@ -18,7 +18,7 @@ mod platform;
 mod platform;
 
 pub(crate) use platform::DirectoryId;
-use platform::{HeldLock, create_private_directory, is_at, private, read_at, reserve, sync_directory, write_all_at};
+use platform::{HeldLock, create_private_directory, is_at, is_linked, private, read_at, reserve, sync_directory, write_all_at};
 
 /// The name of the lock file.
 const LOCK: &str = "LOCK";
@@ -72,7 +72,7 @@ impl Storage for OsStorage {
         padded.resize(LOCK_BYTES, b'\n');
         // What the file says is for people; the kernel's lock is what counts.
         let _ = write_all_at(lock.file(), &padded, 0);
-        Ok(Box::new(OsLock { lock, made_at: made.then_some(path) }))
+        Ok(Box::new(OsLock { lock, path, made }))
     }
 
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
@@ -153,16 +153,25 @@ fn open_or_make(path: &Path) -> io::Result<(File, bool)> {
 /// The lock of a store, on its lock file.
 struct OsLock {
     lock: HeldLock,
-    /// Where the file is, if it was made by taking the lock.
-    made_at: Option<PathBuf>,
+    path: PathBuf,
+    /// The file was made by taking the lock.
+    made: bool,
 }
 
 impl Lock for OsLock {
     fn retract(&mut self) {
         // Whoever has opened the file meanwhile finds, once the lock is theirs, that it is no longer there.
-        if let Some(path) = self.made_at.take().filter(|path| is_at(self.lock.file(), path)) {
-            let _ = fs::remove_file(path);
+        if std::mem::take(&mut self.made) && self.is_in_place() {
+            let _ = fs::remove_file(&self.path);
         }
+    }
+
+    fn keeps_others_out(&self) -> bool {
+        is_linked(self.lock.file())
+    }
+
+    fn is_in_place(&self) -> bool {
+        is_at(self.lock.file(), &self.path)
     }
 }
 

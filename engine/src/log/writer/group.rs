@@ -81,6 +81,7 @@ impl<D: Decider> Writer<D> {
         let segment = Arc::clone(&core.segment);
         let mark = core.mark(end, end);
         let written = MutexGuard::unlocked(core, || {
+            self.check_lock()?;
             if !group.bytes.is_empty() {
                 segment.file.write_at(&group.bytes, segment.offset(group.start_lsn))?;
             }

@@ -86,7 +86,7 @@ impl<D: Decider> Writer<D> {
         let target = end.max((start + step).min(self.options.segment_bytes)).next_multiple_of(4096);
         let secured = segment.offset(core.secured);
         let space = self.space();
-        MutexGuard::unlocked(core, || segment.file.secure_space(secured, target, space))
+        MutexGuard::unlocked(core, || self.check_lock().and_then(|()| segment.file.secure_space(secured, target, space)))
             .map_err(|error| NoRoom::of(&segment.io("secure space in", &error), &error))?;
         core.secured = core.chain.lsn + (target - start);
         Ok(())
@@ -112,6 +112,7 @@ impl<D: Decider> Writer<D> {
         let end = Point { lsn: chain.lsn, position: chain.position - 1 };
         let mark = Mark { segment: header.sequence, ..core.mark(end, end) };
         let rolled = MutexGuard::unlocked(core, || {
+            self.check_lock().and_then(|()| self.check_place()).map_err(|error| NoRoom::of(&old.io("continue", &error), &error))?;
             let next = Segment::prepare(&*self.storage, header, file_bytes, space)
                 .map_err(|error| NoRoom::of(&old.io("prepare the successor of", &error), &error))?;
             if let Err(error) = manifest.prepare(&*self.storage) {

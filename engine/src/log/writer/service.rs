@@ -117,6 +117,7 @@ impl<D: Decider> Writer<D> {
             let end = Point { lsn: core.chain.lsn, position: before.position };
             let mark = core.mark(end, end);
             MutexGuard::unlocked(core, || {
+                self.check_lock()?;
                 // The close frame says that everything before it is on disk, so that comes first.
                 segment.file.sync()?;
                 let at = segment.offset(before.lsn);
@@ -133,7 +134,7 @@ impl<D: Decider> Writer<D> {
         } else {
             let mark = core.mark(before, before);
             let says_less = self.watermark.lock().as_ref().is_some_and(|watermark| watermark.says_less_than(&mark));
-            if says_less {
+            if says_less && self.check_lock().is_ok() {
                 self.raise_watermark(&mark, Watermark::write_durably);
             }
         }

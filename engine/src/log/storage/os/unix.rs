@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, fstat};
 
 use crate::log::sys;
 
@@ -48,6 +48,11 @@ pub(super) fn host_name() -> String {
 pub(super) fn is_at(file: &File, path: &Path) -> bool {
     let identity = |metadata: &fs::Metadata| (metadata.dev(), metadata.ino());
     matches!((file.metadata(), fs::metadata(path)), (Ok(open), Ok(named)) if identity(&open) == identity(&named))
+}
+
+/// Whether this open file still has a name.
+pub(super) fn is_linked(file: &File) -> bool {
+    fstat(file).is_ok_and(|state| state.st_nlink > 0)
 }
 
 /// The directory of a store, whatever the path that led to it.
