@@ -1,6 +1,6 @@
 import asyncio
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -282,6 +282,19 @@ async def test_an_import_brings_its_own_time(store: EventStore) -> None:
     assert [event.timestamp async for event in store.read_all()] == [then]
     with pytest.raises(ConfigurationError, match="time zone"):
         await store.append("counter", [Counted(by=1)], aggregate_type=Counter, timestamp=datetime(2019, 5, 17))  # noqa: DTZ001
+
+
+async def test_moments_that_no_datetime_in_utc_can_hold_are_refused(store: EventStore) -> None:
+    far_west, far_east = timezone(timedelta(hours=-14)), timezone(timedelta(hours=14))
+    held = [datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)]
+    for then in held:
+        await store.append("counter", [Counted(by=1)], aggregate_type=Counter, timestamp=then)
+    for then in (datetime.min.replace(tzinfo=far_east), datetime.max.replace(tzinfo=far_west)):
+        with pytest.raises(ConfigurationError, match="years 1 to 9999"):
+            await store.append("counter", [Counted(by=1)], aggregate_type=Counter, timestamp=then)
+        with pytest.raises(ConfigurationError, match="years 1 to 9999"):
+            await store.load(Counter, "counter", at=then)
+    assert [event.timestamp async for event in store.read_all()] == held
 
 
 async def test_append_all_keeps_the_given_order(store: EventStore) -> None:

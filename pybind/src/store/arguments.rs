@@ -1,5 +1,7 @@
 //! What Python callers pass, as the engine's types.
 
+use std::ops::RangeInclusive;
+
 use eventuali::{AggregateVersion, ExpectedVersion, Position, Timestamp};
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
@@ -129,6 +131,9 @@ pub(super) fn at_least_or_none(option: &str, least: u64, value: Option<&Bound<'_
     value.map(|value| at_least(option, least, value)).transpose()
 }
 
+/// What a `datetime` in UTC can hold, in microseconds since 1970.
+const UTC_MICROS: RangeInclusive<i64> = -62_135_596_800_000_000..=253_402_300_799_999_999;
+
 /// An aware `datetime`, in microseconds.
 pub(super) fn timestamp(option: &str, value: &Bound<'_, PyAny>) -> PyResult<Timestamp> {
     static PARTS: PyOnceLock<(Py<PyType>, Py<PyAny>, Py<PyAny>)> = PyOnceLock::new();
@@ -147,7 +152,14 @@ pub(super) fn timestamp(option: &str, value: &Bound<'_, PyAny>) -> PyResult<Time
     if value.call_method0(intern!(py, "utcoffset"))?.is_none() {
         return Err(configuration(py, &format!("{option}={} has no time zone; give it one: value.replace(tzinfo=timezone.utc)", value.repr()?)));
     }
-    value.sub(epoch)?.floor_div(microsecond)?.extract().map(Timestamp)
+    let micros: i64 = value.sub(epoch)?.floor_div(microsecond)?.extract()?;
+    if !UTC_MICROS.contains(&micros) {
+        return Err(configuration(
+            py,
+            &format!("{option}={} lies outside of the years 1 to 9999 in UTC; give it a moment within them", value.repr()?),
+        ));
+    }
+    Ok(Timestamp(micros))
 }
 
 /// How far a load goes.
