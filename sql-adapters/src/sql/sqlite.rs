@@ -70,9 +70,10 @@ impl Statements {
         Self {
             state: fill(r#"SELECT head, epoch, last_commit, store_id, source_store_id, source_position FROM "{table}_state" WHERE id = 1"#),
             streams: fill(
-                r#"SELECT k.value ->> 0, k.value ->> 1, e.aggregate_type, e.aggregate_version
-                   FROM json_each(?) AS k JOIN "{table}" AS e ON e.tenant = k.value ->> 0 AND e.aggregate_id = k.value ->> 1
-                   AND e.aggregate_version = (SELECT max(aggregate_version) FROM "{table}" WHERE tenant = k.value ->> 0 AND aggregate_id = k.value ->> 1)"#,
+                r#"WITH k (tenant, aggregate_id) AS MATERIALIZED (SELECT value ->> 0, value ->> 1 FROM json_each(?))
+                   SELECT k.tenant, k.aggregate_id, e.aggregate_type, e.aggregate_version FROM k JOIN "{table}" AS e
+                   ON e.tenant = k.tenant AND e.aggregate_id = k.aggregate_id AND e.aggregate_version =
+                   (SELECT max(aggregate_version) FROM "{table}" WHERE tenant = k.tenant AND aggregate_id = k.aggregate_id)"#,
             ),
             events: fill(r#"SELECT {columns} FROM "{table}" WHERE id IN (SELECT value FROM json_each(?))"#),
             insert: ROWS.map(|rows| fill(&format!(r#"INSERT INTO "{{table}}" ({{columns}}) VALUES {}"#, values(rows)))),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use eventuali::{AppendBatch, Error, Position, Receipt, Result};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::database::{Database, Failure};
@@ -16,6 +17,9 @@ use super::remote::Within;
 const GROUP_APPENDS: usize = 1024;
 const GROUP_EVENTS: usize = 8192;
 const GROUP_BYTES: usize = 16 << 20;
+
+/// How long a group waits at most for the company that the last one had.
+const PATIENCE_FOR_COMPANY: Duration = Duration::from_millis(1);
 
 /// The pauses between attempts double from the first to the last.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
@@ -43,13 +47,17 @@ pub(crate) async fn write<D: Database>(
     synced: Arc<AtomicU64>,
 ) {
     let mut next = requests.recv().await;
+    let mut last = Company::default();
     while let Some(request) = next.take() {
         match request {
             Request::Append { batch, answer } => {
+                last.wait(&requests).await;
                 let (group, behind) = gather(Append { batch, answer }, &mut requests);
                 // Readers that were begun before these appends do not see them.
                 gate.wait().await;
+                let (start, appends) = (Instant::now(), group.len());
                 commit(&**database, group).await;
+                last = Company { appends, took: start.elapsed() };
                 next = behind;
             }
             // An answer that nobody waits for any more is dropped, here and below.
@@ -68,6 +76,23 @@ pub(crate) async fn write<D: Database>(
         }
         if next.is_none() {
             next = requests.recv().await;
+        }
+    }
+}
+
+/// The last group: those whose appends it held are likely to append again at once.
+#[derive(Default)]
+struct Company {
+    appends: usize,
+    took: Duration,
+}
+
+impl Company {
+    /// Waits a moment for as many appends as the last group had, the first of which is there.
+    async fn wait(&self, requests: &mpsc::UnboundedReceiver<Request>) {
+        let (start, patience) = (Instant::now(), (self.took / 4).min(PATIENCE_FOR_COMPANY));
+        while requests.len() + 1 < self.appends && start.elapsed() < patience {
+            yield_now().await;
         }
     }
 }
