@@ -3,7 +3,7 @@
 mod opened;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use eventuali::{
     AggregateVersion, AppendBatch, Capabilities, Durability, Error, Event, NewEvent, Position, Receipt, Result, StoreIdentity, StreamInfo, Tag,
@@ -13,6 +13,7 @@ use futures_util::TryStreamExt;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use opened::{Opened, resolve};
@@ -48,6 +49,8 @@ pub(crate) struct Sqlite {
     writer: SqlitePool,
     readers: SqlitePool,
     capabilities: Capabilities,
+    /// How long a transaction waits for another process's.
+    lock_timeout: Duration,
 }
 
 struct Statements {
@@ -129,10 +132,13 @@ impl Sqlite {
             pool.test_before_acquire(false).idle_timeout(None).max_lifetime(None)
         };
         let fail = |error: sqlx::Error| fault(&shown, &error).error();
-        let writer = pool(1).connect_with(connect.clone()).await.map_err(fail)?;
+        // The writer waits for its lock itself, see `begin`.
+        let at_once = pool(1)
+            .after_connect(|connection, _| Box::pin(async move { sqlx::query("PRAGMA busy_timeout = 0").execute(connection).await.map(drop) }));
+        let writer = at_once.connect_with(connect.clone()).await.map_err(fail)?;
         let file = path.map(Opened::new).transpose()?;
         let readers = if persistent { pool(options.max_connections.saturating_sub(1).max(1)).connect_lazy_with(connect) } else { writer.clone() };
-        let migrated = schema::migrate_sqlite(&writer, &options.table).await;
+        let migrated = schema::migrate_sqlite(&readers, &options.table).await;
         match migrated {
             Ok(Migrated::Current) => {}
             Ok(Migrated::Newer { found, supported }) => {
@@ -147,7 +153,7 @@ impl Sqlite {
         };
         let capabilities = Capabilities::new("sqlite", durability, persistent, true);
         let statements = Statements::new(&options.table);
-        Ok(Self { shown, file, table: options.table.clone(), statements, writer, readers, capabilities })
+        Ok(Self { shown, file, table: options.table.clone(), statements, writer, readers, capabilities, lock_timeout: options.lock_timeout })
     }
 
     /// What messages call it.
@@ -163,7 +169,14 @@ impl Sqlite {
     async fn begin(&self) -> Result<PoolConnection<sqlx::Sqlite>, Failure> {
         let mut connection = self.writer.acquire().await.map_err(|error| fault(&self.shown, &error))?;
         self.file.as_ref().map_or(Ok(()), Opened::check).map_err(Failure::All)?;
-        sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await.map_err(|error| fault(&self.shown, &error))?;
+        let start = Instant::now();
+        while let Err(error) = sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await {
+            if !is_busy(&error) || start.elapsed() > self.lock_timeout {
+                return Err(fault(&self.shown, &error));
+            }
+            // SQLite itself would wait longer and longer between two attempts, and hardly ever get the lock from a busy process.
+            sleep(Duration::from_micros(500 + u64::from(start.elapsed().subsec_micros() % 1000))).await;
+        }
         Ok(connection)
     }
 
@@ -446,6 +459,13 @@ fn timestamp_text(timestamp: Timestamp) -> (String, Option<i64>) {
         Ok(moment) if YEARS.contains(&timestamp.0) => (format!("{moment:.6}"), None),
         _ => ((if timestamp.0 < 0 { "-infinity" } else { "infinity" }).to_owned(), Some(timestamp.0)),
     }
+}
+
+/// Whether another process holds the lock.
+fn is_busy(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    // SQLITE_BUSY, whatever kind of it
+    code.and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| code & 0xff == 5)
 }
 
 /// What SQLite's refusal means for appends.

@@ -1,5 +1,7 @@
 //! How much memory readers of large events take.
 
+use std::time::Duration;
+
 use eventuali::{AppendBatch, EventData, EventStore, ExpectedVersion, Json, NewEvent, Position, ReadAll};
 use eventuali_sql::Config;
 
@@ -14,7 +16,8 @@ const BOUND_BYTES: u64 = 96 << 20;
 
 fn place(text: &str) -> Config {
     match text.split_once(':').expect("a place") {
-        ("postgres", table) => postgres(table),
+        // A busy machine may take long for so much.
+        ("postgres", table) => postgres(table).statement_timeout(Duration::from_mins(10)),
         (_, path) => Config::sqlite(path),
     }
 }
