@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use eventuali::{
     AppendBatch, Durability, Error, EventData, EventStore, ExpectedVersion, LogStore, NewEvent, OpenOptions, ReadAll, ReadStream, Result,
@@ -377,7 +377,9 @@ fn a_child_that_is_forked_while_another_thread_opens_a_store_can_open_its_own() 
             let slow = slow.clone();
             move || open(&slow).is_err()
         });
+        let deadline = Instant::now() + Duration::from_secs(30);
         while !slow.join("LOCK").exists() {
+            assert!(Instant::now() < deadline, "the opening has taken the lock");
             thread::sleep(Duration::from_millis(1));
         }
         let child = fork(|| {

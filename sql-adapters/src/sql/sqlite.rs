@@ -1,5 +1,6 @@
 //! A store in a SQLite file, or in SQLite's memory.
 
+mod faults;
 mod opened;
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
 use tokio::time::sleep;
 use uuid::Uuid;
 
+use faults::{commit_fault, fault, is_busy};
 use opened::{Opened, resolve};
 
 use super::database::{Collected, Database, Failure, Found, Of, Page, asked, behind, own_epoch, signed, unsigned};
@@ -458,50 +460,5 @@ fn timestamp_text(timestamp: Timestamp) -> (String, Option<i64>) {
     match jiff::Timestamp::from_microsecond(timestamp.0) {
         Ok(moment) if YEARS.contains(&timestamp.0) => (format!("{moment:.6}"), None),
         _ => ((if timestamp.0 < 0 { "-infinity" } else { "infinity" }).to_owned(), Some(timestamp.0)),
-    }
-}
-
-/// Whether another process holds the lock.
-fn is_busy(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    // SQLITE_BUSY, whatever kind of it
-    code.and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| code & 0xff == 5)
-}
-
-/// What SQLite's refusal means for appends.
-fn fault(shown: &str, error: &sqlx::Error) -> Failure {
-    let store = || shown.to_owned();
-    let sqlx::Error::Database(refusal) = error else {
-        return match error {
-            sqlx::Error::PoolClosed => Failure::All(Error::Closed),
-            sqlx::Error::PoolTimedOut => Failure::Passing(Error::Unavailable { store: store(), reason: "no connection was free in time".to_owned() }),
-            other => Failure::All(Error::Database { store: store(), code: None, message: other.to_string() }),
-        };
-    };
-    let code = refusal.code().map(std::borrow::Cow::into_owned);
-    let primary = code.as_deref().and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff);
-    let message = refusal.message().to_owned();
-    match primary {
-        // SQLITE_BUSY, SQLITE_LOCKED
-        Some(5 | 6) => Failure::All(Error::Unavailable { store: store(), reason: format!("another process writes to it ({message})") }),
-        // SQLITE_FULL
-        Some(13) => Failure::All(Error::StorageFull { path: shown.into(), needed_bytes: 0 }),
-        // SQLITE_CANTOPEN
-        Some(14) => Failure::All(Error::configuration(format!("{shown} cannot be opened: {message}"))),
-        // SQLITE_NOTADB
-        Some(26) => Failure::All(Error::configuration(format!("{shown} is a file, but no SQLite database; choose another path"))),
-        // SQLITE_CONSTRAINT, SQLITE_MISMATCH, SQLITE_TOOBIG
-        Some(18..=20) => Failure::Refused(Error::Database { store: store(), code, message }),
-        _ => Failure::All(Error::Database { store: store(), code, message }),
-    }
-}
-
-/// What a refused commit means: after a failed write or sync nobody knows what the disk has.
-fn commit_fault(shown: &str, error: &sqlx::Error) -> Failure {
-    match fault(shown, error) {
-        Failure::All(Error::Database { code, message, .. }) => {
-            Failure::All(Error::OutcomeUnknown { cause: format!("{shown} could not commit ({}): {message}", code.unwrap_or_default()) })
-        }
-        other => other,
     }
 }

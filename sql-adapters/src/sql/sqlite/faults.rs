@@ -1,0 +1,50 @@
+//! What SQLite's refusals mean.
+
+use eventuali::Error;
+
+use crate::sql::database::Failure;
+
+/// Whether another process holds the lock.
+pub(super) fn is_busy(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    // SQLITE_BUSY, whatever kind of it
+    code.and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| code & 0xff == 5)
+}
+
+/// What SQLite's refusal means for appends.
+pub(super) fn fault(shown: &str, error: &sqlx::Error) -> Failure {
+    let store = || shown.to_owned();
+    let sqlx::Error::Database(refusal) = error else {
+        return match error {
+            sqlx::Error::PoolClosed => Failure::All(Error::Closed),
+            sqlx::Error::PoolTimedOut => Failure::Passing(Error::Unavailable { store: store(), reason: "no connection was free in time".to_owned() }),
+            other => Failure::All(Error::Database { store: store(), code: None, message: other.to_string() }),
+        };
+    };
+    let code = refusal.code().map(std::borrow::Cow::into_owned);
+    let primary = code.as_deref().and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff);
+    let message = refusal.message().to_owned();
+    match primary {
+        // SQLITE_BUSY, SQLITE_LOCKED
+        Some(5 | 6) => Failure::All(Error::Unavailable { store: store(), reason: format!("another process writes to it ({message})") }),
+        // SQLITE_FULL
+        Some(13) => Failure::All(Error::StorageFull { path: shown.into(), needed_bytes: 0 }),
+        // SQLITE_CANTOPEN
+        Some(14) => Failure::All(Error::configuration(format!("{shown} cannot be opened: {message}"))),
+        // SQLITE_NOTADB
+        Some(26) => Failure::All(Error::configuration(format!("{shown} is a file, but no SQLite database; choose another path"))),
+        // SQLITE_CONSTRAINT, SQLITE_MISMATCH, SQLITE_TOOBIG
+        Some(18..=20) => Failure::Refused(Error::Database { store: store(), code, message }),
+        _ => Failure::All(Error::Database { store: store(), code, message }),
+    }
+}
+
+/// What a refused commit means: after a failed write or sync nobody knows what the disk has.
+pub(super) fn commit_fault(shown: &str, error: &sqlx::Error) -> Failure {
+    match fault(shown, error) {
+        Failure::All(Error::Database { code, message, .. }) => {
+            Failure::All(Error::OutcomeUnknown { cause: format!("{shown} could not commit ({}): {message}", code.unwrap_or_default()) })
+        }
+        other => other,
+    }
+}
