@@ -310,7 +310,8 @@ fn a_mirror_ends_when_its_source_has_diverged() {
         thread::yield_now();
     }
     let ended = mirror.stop();
-    assert!(matches!(ended, Err(Error::Diverged { position: Position(11), .. })), "{ended:?}");
+    // The first event that the source lost; or the target's last one, if the source lost it while that was looked for.
+    assert!(matches!(ended, Err(Error::Diverged { position: Position(11 | 16), .. })), "{ended:?}");
 }
 
 /// What is not on disk yet is brought there by an export, and passed over by a mirror; and a source that was opened again, and

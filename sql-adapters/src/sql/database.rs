@@ -5,8 +5,10 @@ use std::future::Future;
 use std::time::Duration;
 
 use eventuali::{AppendBatch, Capabilities, Error, Event, Position, ReadAll, ReadStream, Receipt, Result, StoreIdentity, StreamInfo};
+use foldhash::fast::RandomState;
 use uuid::Uuid;
 
+use super::decide::Key;
 use crate::moving::{Origin, Standing};
 
 /// What a page has at most: the next one is asked for when it was delivered.
@@ -214,8 +216,8 @@ impl Page {
 }
 
 /// What must be known of the database to decide these appends: their streams and their ids, each once.
-pub(crate) fn asked<'a>(batches: &[&'a AppendBatch]) -> (Vec<(&'a str, &'a str)>, Vec<Uuid>) {
-    let mut seen = HashSet::new();
+pub(crate) fn asked<'a>(batches: &[&'a AppendBatch]) -> (Vec<Key<'a>>, Vec<Uuid>) {
+    let mut seen = HashSet::with_hasher(RandomState::default());
     let mut streams = Vec::new();
     let mut ids = Vec::new();
     for batch in batches {

@@ -1,28 +1,46 @@
 //! What becomes of appends, given what the database knew when their transaction had locked it. Pure: nothing is read or written.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use eventuali::{
     AggregateVersion, AppendBatch, DataFormat, Durability, Error, Event, EventIdProblem, NewEvent, Position, Receipt, Result, StreamAppend, Timestamp,
 };
+use foldhash::fast::RandomState;
 use uuid::Uuid;
 
+/// A stream of the appends: its tenant and aggregate id.
+pub(crate) type Key<'a> = (&'a str, &'a str);
+
 /// What the database knew.
-pub(crate) struct Known {
+pub(crate) struct Known<'a> {
     /// The last position that was given.
     pub(crate) head: u64,
     /// The time of this commit.
     pub(crate) now: Timestamp,
-    /// The streams of the appends, by tenant and aggregate id, as far as they have events.
-    pub(crate) streams: HashMap<(String, String), Stream>,
+    /// The streams of the appends, as far as they have events.
+    pub(crate) streams: HashMap<Key<'a>, Stream<'a>, RandomState>,
     /// The events that have one of the appends' ids.
-    pub(crate) events: HashMap<Uuid, Event>,
+    pub(crate) events: HashMap<Uuid, Event, RandomState>,
+}
+
+impl<'a> Known<'a> {
+    pub(crate) fn new(head: u64, now: Timestamp) -> Self {
+        Self { head, now, streams: HashMap::default(), events: HashMap::default() }
+    }
+
+    /// Takes in what the database says of the key at a place among those that it was asked for.
+    pub(crate) fn add_stream(&mut self, keys: &[Key<'a>], place: i64, aggregate_type: String, version: u64) {
+        if let Some(key) = usize::try_from(place).ok().and_then(|place| keys.get(place)) {
+            self.streams.insert(*key, Stream { aggregate_type: aggregate_type.into(), version });
+        }
+    }
 }
 
 /// What is known of a stream.
 #[derive(Debug, Clone)]
-pub(crate) struct Stream {
-    pub(crate) aggregate_type: String,
+pub(crate) struct Stream<'a> {
+    pub(crate) aggregate_type: Cow<'a, str>,
     pub(crate) version: u64,
 }
 
@@ -61,12 +79,12 @@ pub(crate) struct Decided<'a> {
 
 /// Decides appends one after the other, each seeing what the ones before it store.
 pub(crate) fn decide<'a>(
-    known: Known,
+    known: Known<'a>,
     batches: impl IntoIterator<Item = &'a AppendBatch>,
     durability: Durability,
     same_json: SameJson,
 ) -> Decided<'a> {
-    let mut deciding = Deciding { known, durability, same_json, rows: Vec::new(), new: HashMap::new() };
+    let mut deciding = Deciding { known, durability, same_json, rows: Vec::new(), new: HashMap::default() };
     let answers = batches.into_iter().map(|batch| deciding.batch(batch)).collect();
     Decided { answers, rows: deciding.rows }
 }
@@ -75,12 +93,12 @@ pub(crate) fn decide<'a>(
 pub(crate) type SameJson = fn(&[u8], &[u8]) -> bool;
 
 struct Deciding<'a> {
-    known: Known,
+    known: Known<'a>,
     durability: Durability,
     same_json: SameJson,
     rows: Vec<Row<'a>>,
     /// The rows by their events' ids.
-    new: HashMap<Uuid, usize>,
+    new: HashMap<Uuid, usize, RandomState>,
 }
 
 /// What an id that is stored already belongs to.
@@ -97,7 +115,7 @@ impl<'a> Deciding<'a> {
             return Ok(receipts);
         }
         let first_row = self.rows.len();
-        let mut before: Vec<((String, String), Option<Stream>)> = Vec::new();
+        let mut before = Vec::new();
         let mut receipts = Vec::with_capacity(batch.streams.len());
         for stream in &batch.streams {
             match self.stream(&batch.tenant, stream, &mut before) {
@@ -111,7 +129,7 @@ impl<'a> Deciding<'a> {
         Ok(receipts)
     }
 
-    fn undo(&mut self, first_row: usize, before: Vec<((String, String), Option<Stream>)>) {
+    fn undo(&mut self, first_row: usize, before: Vec<(Key<'a>, Option<Stream<'a>>)>) {
         for row in self.rows.drain(first_row..) {
             self.new.remove(&row.event.id);
             self.known.head -= 1;
@@ -124,12 +142,12 @@ impl<'a> Deciding<'a> {
         }
     }
 
-    fn stream(&mut self, tenant: &'a str, append: &'a StreamAppend, before: &mut Vec<((String, String), Option<Stream>)>) -> Result<Receipt> {
-        let key = (tenant.to_owned(), append.aggregate_id.clone());
+    fn stream(&mut self, tenant: &'a str, append: &'a StreamAppend, before: &mut Vec<(Key<'a>, Option<Stream<'a>>)>) -> Result<Receipt> {
+        let key = (tenant, &*append.aggregate_id);
         let known = self.known.streams.get(&key);
         let aggregate_id = || append.aggregate_id.clone();
         if let Some(stored) = known.map(|stream| &stream.aggregate_type).filter(|stored| **stored != append.aggregate_type) {
-            let (stored, requested) = (stored.clone(), append.aggregate_type.clone());
+            let (stored, requested) = (stored.clone().into_owned(), append.aggregate_type.clone());
             return Err(Error::AggregateType { aggregate_id: aggregate_id(), stored, requested });
         }
         let mut version = known.map_or(0, |stream| stream.version);
@@ -151,8 +169,8 @@ impl<'a> Deciding<'a> {
             });
         }
         if !append.events.is_empty() {
-            let stream = Stream { aggregate_type: append.aggregate_type.clone(), version };
-            before.push((key.clone(), self.known.streams.insert(key, stream)));
+            let stream = Stream { aggregate_type: Cow::Borrowed(&append.aggregate_type), version };
+            before.push((key, self.known.streams.insert(key, stream)));
         }
         Ok(self.receipt(append, self.known.head, version))
     }
@@ -189,7 +207,7 @@ impl<'a> Deciding<'a> {
         let receipts = batch.streams.iter().map(|stream| {
             end += stream.events.len();
             let (position, version) = if stream.events.is_empty() {
-                let version = self.known.streams.get(&(batch.tenant.clone(), stream.aggregate_id.clone())).map_or(0, |stream| stream.version);
+                let version = self.known.streams.get(&(&*batch.tenant, &*stream.aggregate_id)).map_or(0, |stream| stream.version);
                 (self.known.head, version)
             } else {
                 places[end - 1]

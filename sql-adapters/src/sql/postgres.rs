@@ -23,7 +23,7 @@ use faults::{commit_fault, fault};
 use restore::COPIED;
 
 use super::database::{Collected, Database, Failure, Found, Of, Page, asked, own_epoch, signed, unsigned};
-use super::decide::{Decided, Known, Stream, decide};
+use super::decide::{Decided, Known, decide};
 use super::row::{Columns, JSON, PROTOBUF, metadata_text};
 use super::schema::{self, Migrated};
 use super::store::{SqlStore, sql_store};
@@ -92,8 +92,8 @@ impl Statements {
                    last_commit = greatest(last_commit, least($2, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)) WHERE id = 1"#,
             ),
             streams: fill(
-                r#"SELECT k.tenant, k.aggregate_id, e.aggregate_type, e.aggregate_version
-                   FROM UNNEST($1::varchar[], $2::varchar[]) AS k (tenant, aggregate_id)
+                r#"SELECT k.place - 1, e.aggregate_type, e.aggregate_version
+                   FROM UNNEST($1::varchar[], $2::varchar[]) WITH ORDINALITY AS k (tenant, aggregate_id, place)
                    CROSS JOIN LATERAL (SELECT aggregate_type, aggregate_version FROM "{table}" WHERE tenant = k.tenant AND aggregate_id = k.aggregate_id
                                        ORDER BY aggregate_version DESC LIMIT 1) AS e"#,
             ),
@@ -171,13 +171,12 @@ impl PostgresDatabase {
         let source_position = standing.origin.map(|(_, position)| signed(position));
         let epoch = own_epoch(state.epoch, signed(standing.head), source_position);
         let now = Timestamp(state.last_commit.max(state.clock));
-        let mut known = Known { head: standing.head, now, streams: [].into(), events: [].into() };
+        let mut known = Known::new(standing.head, now);
         let (keys, ids) = asked(batches);
-        let (tenants, aggregates): (Vec<&str>, Vec<&str>) = keys.into_iter().unzip();
+        let (tenants, aggregates): (Vec<&str>, Vec<&str>) = keys.iter().copied().unzip();
         let rows = sqlx::query(AssertSqlSafe(&*self.statements.streams)).bind(tenants).bind(aggregates).fetch_all(&mut *connection).await?;
         for row in rows {
-            let stream = Stream { aggregate_type: row.try_get(2)?, version: unsigned(row.try_get(3)?) };
-            known.streams.insert((row.try_get(0)?, row.try_get(1)?), stream);
+            known.add_stream(&keys, row.try_get(0)?, row.try_get(1)?, unsigned(row.try_get(2)?));
         }
         if !ids.is_empty() {
             let rows = sqlx::query(AssertSqlSafe(&*self.statements.events)).bind(ids).fetch_all(&mut *connection).await?;

@@ -1,6 +1,6 @@
 CREATE TABLE "{table}" (
     id UUID PRIMARY KEY,
-    global_position BIGINT NOT NULL UNIQUE,
+    global_position BIGINT NOT NULL UNIQUE CHECK (global_position > 0),
     tenant VARCHAR COLLATE "C" NOT NULL DEFAULT '',
     aggregate_id VARCHAR COLLATE "C" NOT NULL,
     aggregate_type VARCHAR COLLATE "C" NOT NULL,
@@ -16,9 +16,8 @@ CREATE TABLE "{table}" (
     timestamp TIMESTAMPTZ NOT NULL,
     timestamp_micros BIGINT,
     epoch BIGINT NOT NULL,
-    UNIQUE (tenant, aggregate_id, aggregate_version)
+    UNIQUE (aggregate_id, tenant, aggregate_version)
 );
-CREATE INDEX "idx_{table}_aggregate_id" ON "{table}" (aggregate_id);
 CREATE INDEX "idx_{table}_aggregate_type" ON "{table}" (aggregate_type);
 CREATE INDEX "idx_{table}_timestamp" ON "{table}" (timestamp);
 CREATE TABLE "{table}_state" (

@@ -2,42 +2,34 @@
 
 mod faults;
 mod opened;
+mod rows;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use eventuali::{
-    AggregateVersion, AppendBatch, Capabilities, Durability, Error, Event, NewEvent, Position, Receipt, Result, StoreIdentity, StreamInfo, Tag,
-    Timestamp,
+    AggregateVersion, AppendBatch, Capabilities, Durability, Error, Event, NewEvent, Position, Receipt, Result, StoreIdentity, StreamInfo, Timestamp,
 };
-use futures_util::TryStreamExt;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
+use sqlx::{AssertSqlSafe, Either, Executor as _, Row as _, SqliteConnection};
 use tokio::time::sleep;
 use uuid::Uuid;
 
 use faults::{commit_fault, fault, is_busy};
 use opened::{Opened, resolve};
+use rows::{Bound, FEW, ROWS, ROWS_AHEAD, bind_rows, event, fitting, insert_statement, is_withheld, page_statement, select_statement, soon};
 
 use super::database::{Collected, Database, Failure, Found, Of, Page, asked, behind, own_epoch, signed, unsigned};
-use super::decide::{Known, Row, Stream, decide};
-use super::row::{Columns, JSON, PROTOBUF, metadata_text, tags_text};
+use super::decide::{Known, Row, decide};
 use super::schema::{self, Migrated};
 use super::store::{SqlStore, sql_store};
 use crate::moving::{Origin, Standing, new_event};
 use crate::options::{SqlOptions, Synchronous};
 use crate::table::TableName;
 
-/// How many rows one statement inserts: few different numbers, so that the statements are prepared once.
-const ROWS: [usize; 3] = [64, 8, 1];
-
-/// How many rows SQLite's thread is ahead of the reader: they may be of the largest size.
-const ROWS_AHEAD: usize = 4;
-
-const COLUMNS: &str = "global_position, id, tenant, aggregate_id, aggregate_type, event_type, event_version, aggregate_version, event_data, \
-                       event_data_type, event_bytes, metadata, tags, timestamp, timestamp_micros, epoch";
-const COLUMNS_COUNT: usize = 16;
+/// After how many pages in the write-ahead log they are moved to the database: pages that many commits changed are moved once.
+const WAL_PAGES: &str = "4000";
 
 /// A SQLite database that holds a store.
 pub(crate) struct Sqlite {
@@ -56,33 +48,34 @@ pub(crate) struct Sqlite {
 }
 
 struct Statements {
+    /// Begins a transaction and asks for all that decides it: what is not sent apart needs no thread to wake up for it.
+    begin: String,
     state: String,
-    streams: String,
-    events: String,
-    insert: [String; 3],
-    advance: String,
+    insert: [String; ROWS.len()],
+    /// The last rows of a transaction, and its end.
+    advance: [String; ROWS.len()],
     moved: String,
     stream: String,
 }
 
 impl Statements {
     fn new(table: &TableName) -> Self {
-        let values = |rows: usize| {
-            let row = format!("({})", vec!["?"; COLUMNS_COUNT].join(", "));
-            vec![row; rows].join(", ")
-        };
-        let fill = |statement: &str| table.fill(statement).replace("{columns}", COLUMNS);
+        let fill = |statement: &str| table.fill(statement);
+        let insert = |rows: usize| fill(&insert_statement(rows));
+        let state = fill(r#"SELECT head, epoch, last_commit, store_id, source_store_id, source_position FROM "{table}_state" WHERE id = 1"#);
+        let streams = fill(
+            r#"WITH k (place, tenant, aggregate_id) AS MATERIALIZED (SELECT key, value ->> 0, value ->> 1 FROM json_each(?))
+               SELECT k.place, e.aggregate_type, e.aggregate_version FROM k JOIN "{table}" AS e
+               ON e.tenant = k.tenant AND e.aggregate_id = k.aggregate_id AND e.aggregate_version =
+               (SELECT max(aggregate_version) FROM "{table}" WHERE tenant = k.tenant AND aggregate_id = k.aggregate_id)"#,
+        );
+        let events = fill(&format!("{} WHERE id IN (SELECT value FROM json_each(?))", select_statement()));
+        let advance = fill(r#"UPDATE "{table}_state" SET head = ?, last_commit = ?, epoch = ? WHERE id = 1"#);
         Self {
-            state: fill(r#"SELECT head, epoch, last_commit, store_id, source_store_id, source_position FROM "{table}_state" WHERE id = 1"#),
-            streams: fill(
-                r#"WITH k (tenant, aggregate_id) AS MATERIALIZED (SELECT value ->> 0, value ->> 1 FROM json_each(?))
-                   SELECT k.tenant, k.aggregate_id, e.aggregate_type, e.aggregate_version FROM k JOIN "{table}" AS e
-                   ON e.tenant = k.tenant AND e.aggregate_id = k.aggregate_id AND e.aggregate_version =
-                   (SELECT max(aggregate_version) FROM "{table}" WHERE tenant = k.tenant AND aggregate_id = k.aggregate_id)"#,
-            ),
-            events: fill(r#"SELECT {columns} FROM "{table}" WHERE id IN (SELECT value FROM json_each(?))"#),
-            insert: ROWS.map(|rows| fill(&format!(r#"INSERT INTO "{{table}}" ({{columns}}) VALUES {}"#, values(rows)))),
-            advance: fill(r#"UPDATE "{table}_state" SET head = ?, last_commit = ?, epoch = ? WHERE id = 1"#),
+            begin: format!("BEGIN IMMEDIATE; {state}; {streams}; {events}"),
+            insert: ROWS.map(insert),
+            advance: ROWS.map(|rows| format!("{advance}; {}; COMMIT", insert(rows))),
+            state,
             moved: fill(
                 r#"UPDATE "{table}_state" SET head = ?1, last_commit = max(last_commit, min(?2, ?3)), epoch = ?4, source_store_id = ?5, source_epoch = ?4,
                    source_position = ?1 WHERE id = 1"#,
@@ -137,7 +130,7 @@ impl Sqlite {
         // The writer waits for its lock itself, see `begin`.
         let at_once = pool(1)
             .after_connect(|connection, _| Box::pin(async move { sqlx::query("PRAGMA busy_timeout = 0").execute(connection).await.map(drop) }));
-        let writer = at_once.connect_with(connect.clone()).await.map_err(fail)?;
+        let writer = at_once.connect_with(connect.clone().pragma("wal_autocheckpoint", WAL_PAGES)).await.map_err(fail)?;
         let file = path.map(Opened::new).transpose()?;
         let readers = if persistent { pool(options.max_connections.saturating_sub(1).max(1)).connect_lazy_with(connect) } else { writer.clone() };
         let migrated = schema::migrate_sqlite(&readers, &options.table).await;
@@ -167,99 +160,146 @@ impl Sqlite {
         fault(&self.shown, error).error()
     }
 
-    /// The writer's connection, in a transaction of its own.
-    async fn begin(&self) -> Result<PoolConnection<sqlx::Sqlite>, Failure> {
-        let mut connection = self.writer.acquire().await.map_err(|error| fault(&self.shown, &error))?;
+    /// The writer's connection.
+    async fn connection(&self) -> Result<PoolConnection<sqlx::Sqlite>, Failure> {
+        let connection = self.writer.acquire().await.map_err(|error| fault(&self.shown, &error))?;
         self.file.as_ref().map_or(Ok(()), Opened::check).map_err(Failure::All)?;
-        let start = Instant::now();
-        while let Err(error) = sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await {
-            if !is_busy(&error) || start.elapsed() > self.lock_timeout {
-                return Err(fault(&self.shown, &error));
-            }
-            // SQLite itself would wait longer and longer between two attempts, and hardly ever get the lock from a busy process.
-            sleep(Duration::from_micros(500 + u64::from(start.elapsed().subsec_micros() % 1000))).await;
-        }
         Ok(connection)
     }
 
-    /// Everything between the transaction's beginning and its commit.
+    /// Begins a transaction, and gives what decides these appends.
+    async fn begin(&self, connection: &mut SqliteConnection, keys: &[(&str, &str)], ids: &[Uuid]) -> Result<[Vec<SqliteRow>; 3], Trouble> {
+        let (keys, ids) = (as_json(keys)?, as_json(ids)?);
+        let start = Instant::now();
+        loop {
+            let begin = sqlx::query(AssertSqlSafe(&*self.statements.begin)).bind(&*keys).bind(&*ids);
+            match run(connection, begin).await {
+                Ok(rows) => return Ok(rows),
+                Err((0, error)) if is_busy(&error) && start.elapsed() <= self.lock_timeout => {
+                    // SQLite itself would wait longer and longer between two attempts, and hardly ever get the lock from a busy process.
+                    sleep(Duration::from_micros(500 + u64::from(start.elapsed().subsec_micros() % 1000))).await;
+                }
+                Err((_, error)) => return Err(Trouble::Database(error)),
+            }
+        }
+    }
+
+    /// Decides and stores appends in one transaction.
     async fn store(&self, connection: &mut SqliteConnection, batches: &[&AppendBatch]) -> Result<Vec<Result<Vec<Receipt>>>, Trouble> {
-        let state = sqlx::query(AssertSqlSafe(&*self.statements.state)).fetch_one(&mut *connection).await?;
+        let (keys, ids) = asked(batches);
+        let [state, streams, events] = self.begin(connection, &keys, &ids).await?;
+        let state = state.first().ok_or(sqlx::Error::RowNotFound)?;
         let (head, epoch, last_commit): (i64, i64, i64) = (state.try_get(0)?, state.try_get(1)?, state.try_get(2)?);
         let epoch = own_epoch(epoch, head, state.try_get(5)?);
         let now = Timestamp(last_commit).max(Timestamp::now());
-        let (keys, ids) = asked(batches);
-        let mut known = Known { head: unsigned(head), now, streams: [].into(), events: [].into() };
-        let rows = sqlx::query(AssertSqlSafe(&*self.statements.streams)).bind(as_json(&keys)?).fetch_all(&mut *connection).await?;
-        for row in rows {
-            let stream = Stream { aggregate_type: row.try_get(2)?, version: unsigned(row.try_get(3)?) };
-            known.streams.insert((row.try_get(0)?, row.try_get(1)?), stream);
+        let mut known = Known::new(unsigned(head), now);
+        for row in streams {
+            known.add_stream(&keys, row.try_get(0)?, row.try_get(1)?, unsigned(row.try_get(2)?));
         }
-        if !ids.is_empty() {
-            let rows = sqlx::query(AssertSqlSafe(&*self.statements.events)).bind(as_json(&ids)?).fetch_all(&mut *connection).await?;
-            for row in &rows {
-                let event = event(row)?;
-                known.events.insert(event.id(), event);
-            }
+        for row in &events {
+            let (event, _) = event(row)?;
+            known.events.insert(event.id(), event);
         }
         let decided = decide(known, batches.iter().copied(), self.capabilities.durability, |_, _| false);
-        self.insert(connection, &decided.rows, epoch).await?;
-        if let Some(last) = decided.rows.last() {
-            let advance = sqlx::query(AssertSqlSafe(&*self.statements.advance)).bind(signed(last.position)).bind(now.0).bind(epoch);
-            advance.execute(&mut *connection).await?;
+        let Some(last) = decided.rows.last() else {
+            commit(connection).await?;
+            return Ok(decided.answers);
+        };
+        let rest = self.insert(connection, &decided.rows, epoch).await?;
+        let advance = sqlx::query(AssertSqlSafe(&*self.statements.advance[fitting(rest.len())]));
+        let advance = bind_rows(advance.bind(signed(last.position)).bind(now.0).bind(epoch), rest, epoch)?;
+        match run::<3>(connection, advance).await {
+            Ok(_) => Ok(decided.answers),
+            Err((2, error)) => Err(Trouble::Commit(error)),
+            Err((_, error)) => Err(Trouble::Database(error)),
         }
-        Ok(decided.answers)
     }
 
-    async fn insert(&self, connection: &mut SqliteConnection, mut rows: &[Row<'_>], epoch: i64) -> Result<(), Trouble> {
-        while let Some((at, count)) = ROWS.iter().enumerate().find(|(_, count)| **count <= rows.len()) {
-            let (chunk, rest) = rows.split_at(*count);
-            let mut insert = sqlx::query(AssertSqlSafe(&*self.statements.insert[at]));
-            for row in chunk {
-                let payload = row.event.data.as_bytes();
-                let (data, bytes, data_type) = match &row.event.data {
-                    eventuali::EventData::Json(_) => (std::str::from_utf8(payload).map_err(Trouble::not_text)?, None, JSON),
-                    eventuali::EventData::Protobuf(_) => ("null", Some(payload), PROTOBUF),
-                };
-                let (timestamp, micros) = timestamp_text(row.timestamp);
-                insert = insert
-                    .bind(signed(row.position))
-                    .bind(row.event.id.to_string())
-                    .bind(row.tenant)
-                    .bind(row.aggregate_id)
-                    .bind(row.aggregate_type)
-                    .bind(&*row.event.event_type)
-                    .bind(i64::from(row.event.schema_version))
-                    .bind(signed(row.version))
-                    .bind(data)
-                    .bind(data_type)
-                    .bind(bytes)
-                    .bind(metadata_text(&row.event.metadata)?)
-                    .bind(tags_text(&row.event.tags)?)
-                    .bind(timestamp)
-                    .bind(micros)
-                    .bind(epoch);
-            }
-            insert.execute(&mut *connection).await?;
+    /// Inserts rows but for the last ones, which fit one statement.
+    async fn insert<'r, 'e>(&self, connection: &mut SqliteConnection, mut rows: &'r [Row<'e>], epoch: i64) -> Result<&'r [Row<'e>], Trouble> {
+        while let Some((chunk, rest)) = rows.split_at_checked(ROWS[ROWS.len() - 1]).filter(|(_, rest)| !rest.is_empty()) {
+            let insert = sqlx::query(AssertSqlSafe(&*self.statements.insert[ROWS.len() - 1]));
+            bind_rows(insert, chunk, epoch)?.execute(&mut *connection).await?;
             rows = rest;
         }
-        Ok(())
+        Ok(rows)
+    }
+
+    /// Ends a transaction that cannot be committed.
+    async fn give_up(&self, mut connection: PoolConnection<sqlx::Sqlite>, trouble: Trouble, refused: fn(Error) -> Failure) -> Failure {
+        // SQLite may have done it itself.
+        let _ = sqlx::query("ROLLBACK").execute(&mut *connection).await;
+        match trouble {
+            Trouble::Database(error) => fault(&self.shown, &error),
+            Trouble::Commit(error) => commit_fault(&self.shown, &error),
+            Trouble::Store(error) => refused(error),
+        }
     }
 }
 
+/// Runs statements that are sent together: the rows of each, or what failed behind how many of them.
+async fn run<const N: usize>(connection: &mut SqliteConnection, query: Bound<'_>) -> Result<[Vec<SqliteRow>; N], (usize, sqlx::Error)> {
+    let mut rows = [const { Vec::new() }; N];
+    let mut done = 0;
+    let mut answers = connection.fetch_many(query);
+    while let Some(answer) = soon(&mut answers).await.map_err(|error| (done, error))? {
+        match answer {
+            Either::Left(_) => done += 1,
+            Either::Right(row) => rows[done - 1].push(row),
+        }
+    }
+    Ok(rows)
+}
+
+async fn commit(connection: &mut SqliteConnection) -> Result<(), Trouble> {
+    sqlx::query("COMMIT").execute(connection).await.map(drop).map_err(Trouble::Commit)
+}
+
 impl Sqlite {
+    /// The rows of a page; among many it is full before the first row whose payload is large.
+    async fn rows(&self, page: &Page, among_many: bool) -> Result<Found> {
+        let mut query = sqlx::query(AssertSqlSafe(self.table.fill(&page_statement(page, among_many))));
+        if let Of::Stream { tenant, aggregate_id } = &page.of {
+            query = query.bind(&**tenant).bind(&**aggregate_id);
+        }
+        query = query.bind(signed(page.from)).bind(signed(page.to)).bind(signed(page.head));
+        if let Of::All { event_types, aggregate_types, .. } = &page.of {
+            for names in [event_types, aggregate_types].into_iter().filter(|names| !names.is_empty()) {
+                query = query.bind(as_json(names)?);
+            }
+        }
+        let mut rows = query.bind(signed(page.limit)).fetch(&self.readers);
+        let mut collected = Collected::new(page);
+        while let Some(row) = soon(&mut rows).await.map_err(|error| self.error(&error))? {
+            if is_withheld(&row).map_err(|error| self.error(&error))? {
+                return Ok(Found { full: true, ..collected.found() });
+            }
+            let (event, head) = event(&row).map_err(|trouble| match trouble {
+                Trouble::Database(error) | Trouble::Commit(error) => self.error(&error),
+                Trouble::Store(error) => error,
+            })?;
+            if !collected.push(event, head) {
+                break;
+            }
+        }
+        Ok(collected.found())
+    }
+
     async fn restore_within(&self, connection: &mut SqliteConnection, origin: Origin, events: &[Event]) -> Result<(), Trouble> {
-        let state = sqlx::query(AssertSqlSafe(&*self.statements.state)).fetch_one(&mut *connection).await?;
-        let events = behind(&self.shown, standing(&state)?, origin, events)?;
+        let [state, ..] = self.begin(connection, &[], &[]).await?;
+        let events = behind(&self.shown, standing(state.first().ok_or(sqlx::Error::RowNotFound)?)?, origin, events)?;
         let new: Vec<NewEvent> = events.iter().map(new_event).collect::<Result<_>>()?;
         let rows: Vec<Row<'_>> = events.iter().zip(&new).map(|(event, new)| Row::of(event, new)).collect();
-        self.insert(connection, &rows, i64::from(origin.epoch)).await?;
         if let Some(last) = rows.last() {
+            let epoch = i64::from(origin.epoch);
+            let rest = self.insert(connection, &rows, epoch).await?;
+            let insert = sqlx::query(AssertSqlSafe(&*self.statements.insert[fitting(rest.len())]));
+            bind_rows(insert, rest, epoch)?.execute(&mut *connection).await?;
             let moved =
                 sqlx::query(AssertSqlSafe(&*self.statements.moved)).bind(signed(last.position)).bind(last.timestamp.0).bind(Timestamp::now().0);
-            moved.bind(i64::from(origin.epoch)).bind(origin.store_id.to_string()).execute(&mut *connection).await?;
+            moved.bind(epoch).bind(origin.store_id.to_string()).execute(&mut *connection).await?;
         }
-        Ok(())
+        commit(connection).await
     }
 }
 
@@ -272,6 +312,7 @@ fn standing(state: &SqliteRow) -> sqlx::Result<Standing> {
 /// What ends a transaction before its commit.
 enum Trouble {
     Database(sqlx::Error),
+    Commit(sqlx::Error),
     Store(Error),
 }
 
@@ -303,34 +344,19 @@ impl Database for Sqlite {
     }
 
     async fn append(&self, batches: &[&AppendBatch]) -> Result<Vec<Result<Vec<Receipt>>>, Failure> {
-        let mut connection = self.begin().await?;
-        let stored = self.store(&mut connection, batches).await;
-        let failure = match stored {
-            Ok(answers) => match sqlx::query("COMMIT").execute(&mut *connection).await {
-                Ok(_) => return Ok(answers),
-                Err(error) => commit_fault(&self.shown, &error),
-            },
-            Err(Trouble::Database(error)) => fault(&self.shown, &error),
-            Err(Trouble::Store(error)) => Failure::Refused(error),
-        };
-        // SQLite may have done it itself.
-        let _ = sqlx::query("ROLLBACK").execute(&mut *connection).await;
-        Err(failure)
+        let mut connection = self.connection().await?;
+        match self.store(&mut connection, batches).await {
+            Ok(answers) => Ok(answers),
+            Err(trouble) => Err(self.give_up(connection, trouble, Failure::Refused).await),
+        }
     }
 
     async fn restore(&self, origin: Origin, events: &[Event]) -> Result<(), Failure> {
-        let mut connection = self.begin().await?;
-        let failure = match self.restore_within(&mut connection, origin, events).await {
-            Ok(()) => match sqlx::query("COMMIT").execute(&mut *connection).await {
-                Ok(_) => return Ok(()),
-                Err(error) => commit_fault(&self.shown, &error),
-            },
-            Err(Trouble::Database(error)) => fault(&self.shown, &error),
-            Err(Trouble::Store(error)) => Failure::All(error),
-        };
-        // SQLite may have done it itself.
-        let _ = sqlx::query("ROLLBACK").execute(&mut *connection).await;
-        Err(failure)
+        let mut connection = self.connection().await?;
+        match self.restore_within(&mut connection, origin, events).await {
+            Ok(()) => Ok(()),
+            Err(trouble) => Err(self.give_up(connection, trouble, Failure::All).await),
+        }
     }
 
     async fn standing(&self) -> Result<Standing> {
@@ -370,48 +396,13 @@ impl Database for Sqlite {
     }
 
     async fn page(&self, page: &Page) -> Result<Found> {
-        let order = if page.backwards { "DESC" } else { "ASC" };
-        let head = r#"(SELECT head FROM "{table}_state" WHERE id = 1)"#;
-        let statement = match &page.of {
-            Of::All { event_types, aggregate_types, include_system } => {
-                let types = |column: &str, names: &[String]| {
-                    if names.is_empty() { String::new() } else { format!("AND {column} IN (SELECT value FROM json_each(?))") }
-                };
-                let (events, aggregates) = (types("event_type", event_types), types("aggregate_type", aggregate_types));
-                let system = if *include_system { "" } else { "AND event_type NOT GLOB '$*'" };
-                format!(
-                    r#"SELECT {COLUMNS}, {head} FROM "{{table}}" WHERE global_position BETWEEN ? AND ? AND global_position <= ? {events} {aggregates}
-                       {system} ORDER BY global_position {order} LIMIT ?"#
-                )
-            }
-            Of::Stream { .. } => format!(
-                r#"SELECT {COLUMNS}, {head} FROM "{{table}}" WHERE tenant = ? AND aggregate_id = ? AND aggregate_version BETWEEN ? AND ?
-                   AND global_position <= ? ORDER BY aggregate_version {order} LIMIT ?"#
-            ),
-        };
-        let mut query = sqlx::query(AssertSqlSafe(self.table.fill(&statement)));
-        if let Of::Stream { tenant, aggregate_id } = &page.of {
-            query = query.bind(&**tenant).bind(&**aggregate_id);
-        }
-        query = query.bind(signed(page.from)).bind(signed(page.to)).bind(signed(page.head));
-        if let Of::All { event_types, aggregate_types, .. } = &page.of {
-            for names in [event_types, aggregate_types].into_iter().filter(|names| !names.is_empty()) {
-                query = query.bind(as_json(names)?);
+        if page.limit > FEW {
+            let found = self.rows(page, true).await?;
+            if !(found.full && found.events.is_empty()) {
+                return Ok(found);
             }
         }
-        let mut rows = query.bind(signed(page.limit)).fetch(&self.readers);
-        let mut collected = Collected::new(page);
-        while let Some(row) = rows.try_next().await.map_err(|error| self.error(&error))? {
-            let head: i64 = row.try_get(COLUMNS_COUNT).map_err(|error| self.error(&error))?;
-            let event = event(&row).map_err(|trouble| match trouble {
-                Trouble::Database(error) => self.error(&error),
-                Trouble::Store(error) => error,
-            })?;
-            if !collected.push(event, unsigned(head)) {
-                break;
-            }
-        }
-        Ok(collected.found())
+        self.rows(&Page { limit: page.limit.min(FEW), ..page.clone() }, false).await
     }
 
     async fn close(&self) {
@@ -422,43 +413,4 @@ impl Database for Sqlite {
 
 fn as_json<T: serde::Serialize + ?Sized>(value: &T) -> Result<String> {
     serde_json::to_string(value).map_err(|error| Error::Serialization { reason: error.to_string() })
-}
-
-fn event(row: &SqliteRow) -> Result<Event, Trouble> {
-    let decode = |message: String| Trouble::Database(sqlx::Error::Decode(message.into()));
-    let (text, micros): (&str, Option<i64>) = (row.try_get(13)?, row.try_get(14)?);
-    let timestamp = match micros {
-        Some(micros) => micros,
-        None => text.parse::<jiff::Timestamp>().map_err(|error| decode(error.to_string()))?.as_microsecond(),
-    };
-    let tags: Vec<Tag> = match row.try_get::<Option<&str>, _>(12)? {
-        Some(tags) => serde_json::from_str(tags).map_err(|error| decode(error.to_string()))?,
-        None => Vec::new(),
-    };
-    let columns = Columns {
-        position: row.try_get(0)?,
-        id: Uuid::parse_str(row.try_get(1)?).map_err(|error| decode(error.to_string()))?,
-        tenant: row.try_get(2)?,
-        aggregate_id: row.try_get(3)?,
-        aggregate_type: row.try_get(4)?,
-        event_type: row.try_get(5)?,
-        schema_version: row.try_get(6)?,
-        version: row.try_get(7)?,
-        data: row.try_get(8)?,
-        data_type: row.try_get(9)?,
-        bytes: row.try_get(10)?,
-        metadata: row.try_get(11)?,
-        tags,
-        timestamp,
-    };
-    Ok(columns.into_event()?)
-}
-
-/// A moment as RFC 3339 text that sorts by time; what text has no year for is kept as a number beside it.
-fn timestamp_text(timestamp: Timestamp) -> (String, Option<i64>) {
-    const YEARS: std::ops::Range<i64> = -62_135_596_800_000_000..253_402_300_800_000_000;
-    match jiff::Timestamp::from_microsecond(timestamp.0) {
-        Ok(moment) if YEARS.contains(&timestamp.0) => (format!("{moment:.6}"), None),
-        _ => ((if timestamp.0 < 0 { "-infinity" } else { "infinity" }).to_owned(), Some(timestamp.0)),
-    }
 }

@@ -1,5 +1,5 @@
 CREATE TABLE "{table}" (
-    global_position INTEGER PRIMARY KEY,
+    global_position INTEGER PRIMARY KEY CHECK (global_position > 0),
     id TEXT NOT NULL UNIQUE,
     tenant TEXT NOT NULL DEFAULT '',
     aggregate_id TEXT NOT NULL,
@@ -15,9 +15,8 @@ CREATE TABLE "{table}" (
     timestamp TEXT NOT NULL,
     timestamp_micros INTEGER,
     epoch INTEGER NOT NULL,
-    UNIQUE (tenant, aggregate_id, aggregate_version)
+    UNIQUE (aggregate_id, tenant, aggregate_version)
 ) STRICT;
-CREATE INDEX "idx_{table}_aggregate_id" ON "{table}" (aggregate_id);
 CREATE INDEX "idx_{table}_aggregate_type" ON "{table}" (aggregate_type);
 CREATE INDEX "idx_{table}_timestamp" ON "{table}" (timestamp);
 CREATE TABLE "{table}_state" (

@@ -1,0 +1,219 @@
+//! Events as SQLite's rows: how they are inserted, and how pages of them are read.
+
+use std::borrow::Cow;
+use std::future::poll_fn;
+use std::task::Poll;
+use std::thread::yield_now;
+use std::time::{Duration, Instant};
+
+use eventuali::{Event, EventData, Tag, Timestamp};
+use futures_util::{TryStream, TryStreamExt};
+use serde::Deserialize;
+use sqlx::query::Query;
+use sqlx::sqlite::{SqliteArguments, SqliteRow};
+use sqlx::{Row as _, ValueRef as _};
+use uuid::Uuid;
+
+use super::Trouble;
+use crate::sql::database::{Of, Page, signed, unsigned};
+use crate::sql::decide::Row;
+use crate::sql::row::{Columns, JSON, PROTOBUF, metadata_text, tags_text};
+
+/// How many rows one statement inserts at most: few different numbers, so that the statements are prepared once.
+pub(super) const ROWS: [usize; 4] = [1, 4, 16, 64];
+
+/// How many rows SQLite's thread is ahead of the reader.
+pub(super) const ROWS_AHEAD: usize = 128;
+/// Larger payloads are withheld where many rows are asked for at once: they are read in pages of a few.
+const PAYLOAD_AMONG_MANY_BYTES: usize = 16 << 10;
+pub(super) const FEW: u64 = 4;
+
+/// How long the next row is waited for without sleeping.
+const AWAKE: Duration = Duration::from_micros(100);
+
+/// What is inserted, in the order in which it is bound.
+const INSERTED: [&str; 16] = [
+    "global_position",
+    "id",
+    "tenant",
+    "aggregate_id",
+    "aggregate_type",
+    "event_type",
+    "event_version",
+    "aggregate_version",
+    "event_data",
+    "event_data_type",
+    "event_bytes",
+    "metadata",
+    "tags",
+    "timestamp",
+    "timestamp_micros",
+    "epoch",
+];
+
+/// A statement that inserts so many rows at most: those that nothing was bound to are left out. If one fails the whole transaction is
+/// given up, so SQLite need not be able to undo the statement alone.
+pub(super) fn insert_statement(rows: usize) -> String {
+    let (columns, row) = (INSERTED.join(", "), format!("({})", vec!["?"; INSERTED.len()].join(", ")));
+    format!(r#"INSERT OR FAIL INTO "{{table}}" ({columns}) SELECT * FROM (VALUES {}) WHERE column1 NOT NULL"#, vec![row; rows].join(", "))
+}
+
+/// Which of the statements for several numbers of rows has room for so many.
+pub(super) fn fitting(rows: usize) -> usize {
+    ROWS.partition_point(|room| *room < rows)
+}
+
+pub(super) type Bound<'q> = Query<'q, sqlx::Sqlite, SqliteArguments>;
+
+pub(super) fn bind_rows<'q>(mut insert: Bound<'q>, rows: &[Row<'_>], epoch: i64) -> Result<Bound<'q>, Trouble> {
+    for row in rows {
+        let payload = row.event.data.as_bytes();
+        let (data, bytes, data_type) = match &row.event.data {
+            EventData::Json(_) => (std::str::from_utf8(payload).map_err(Trouble::not_text)?, None, JSON),
+            EventData::Protobuf(_) => ("null", Some(payload), PROTOBUF),
+        };
+        let (timestamp, micros) = timestamp_text(row.timestamp);
+        insert = insert
+            .bind(signed(row.position))
+            .bind(row.event.id.to_string())
+            .bind(row.tenant)
+            .bind(row.aggregate_id)
+            .bind(row.aggregate_type)
+            .bind(&*row.event.event_type)
+            .bind(i64::from(row.event.schema_version))
+            .bind(signed(row.version))
+            .bind(data)
+            .bind(data_type)
+            .bind(bytes)
+            .bind(metadata_text(&row.event.metadata)?)
+            .bind(tags_text(&row.event.tags)?)
+            .bind(timestamp)
+            .bind(micros)
+            .bind(epoch);
+    }
+    Ok(insert)
+}
+
+/// What is said of an event beside its payload, as one value: to take a value of its own for each column costs more than the JSON.
+#[derive(Deserialize)]
+struct Facts<'r> {
+    head: i64,
+    position: i64,
+    #[serde(borrow)]
+    id: Cow<'r, str>,
+    #[serde(borrow)]
+    tenant: Cow<'r, str>,
+    #[serde(borrow)]
+    aggregate_id: Cow<'r, str>,
+    #[serde(borrow)]
+    aggregate_type: Cow<'r, str>,
+    #[serde(borrow)]
+    event_type: Cow<'r, str>,
+    schema_version: i64,
+    version: i64,
+    #[serde(borrow)]
+    data_type: Cow<'r, str>,
+    #[serde(borrow)]
+    metadata: Cow<'r, str>,
+    tags: Option<String>,
+    #[serde(borrow)]
+    timestamp: Cow<'r, str>,
+    timestamp_micros: Option<i64>,
+}
+
+/// In the order of [`Facts`].
+const FACTS: &str = r#"json_array((SELECT head FROM "{table}_state" WHERE id = 1), global_position, id, tenant, aggregate_id, aggregate_type, event_type,
+                       event_version, aggregate_version, event_data_type, metadata, tags, timestamp, timestamp_micros)"#;
+
+/// A statement that gives events with all that is kept of them; what they are is to be added.
+pub(super) fn select_statement() -> String {
+    format!(r#"SELECT {FACTS}, event_data, event_bytes FROM "{{table}}""#)
+}
+
+/// Only where the payload is so small that many such rows may wait for their reader.
+fn select_among_many() -> String {
+    let size = "octet_length(event_data) + ifnull(octet_length(event_bytes), 0)";
+    let small = |column: &str| format!("CASE WHEN {size} <= {PAYLOAD_AMONG_MANY_BYTES} THEN {column} END");
+    format!(r#"SELECT {FACTS}, {}, {} FROM "{{table}}""#, small("event_data"), small("event_bytes"))
+}
+
+/// Whether a row lacks its payload because that is large.
+pub(super) fn is_withheld(row: &SqliteRow) -> sqlx::Result<bool> {
+    Ok(row.try_get_raw(1)?.is_null())
+}
+
+pub(super) fn page_statement(page: &Page, among_many: bool) -> String {
+    let order = if page.backwards { "DESC" } else { "ASC" };
+    let select = if among_many { select_among_many() } else { select_statement() };
+    match &page.of {
+        Of::All { event_types, aggregate_types, include_system } => {
+            let types = |column: &str, names: &[String]| {
+                if names.is_empty() { String::new() } else { format!("AND {column} IN (SELECT value FROM json_each(?))") }
+            };
+            let (events, aggregates) = (types("event_type", event_types), types("aggregate_type", aggregate_types));
+            let system = if *include_system { "" } else { "AND event_type NOT GLOB '$*'" };
+            format!(
+                "{select} WHERE global_position BETWEEN ? AND ? AND global_position <= ? {events} {aggregates} {system} \
+                 ORDER BY global_position {order} LIMIT ?"
+            )
+        }
+        Of::Stream { .. } => format!(
+            "{select} WHERE tenant = ? AND aggregate_id = ? AND aggregate_version BETWEEN ? AND ? AND global_position <= ? \
+             ORDER BY aggregate_version {order} LIMIT ?"
+        ),
+    }
+}
+
+/// The event of a row, and the last position of the store.
+pub(super) fn event(row: &SqliteRow) -> Result<(Event, u64), Trouble> {
+    let decode = |message: String| Trouble::Database(sqlx::Error::Decode(message.into()));
+    let facts: Facts<'_> = serde_json::from_str(row.try_get(0)?).map_err(|error| decode(error.to_string()))?;
+    let timestamp = match facts.timestamp_micros {
+        Some(micros) => micros,
+        None => facts.timestamp.parse::<jiff::Timestamp>().map_err(|error| decode(error.to_string()))?.as_microsecond(),
+    };
+    let tags: Vec<Tag> = match &facts.tags {
+        Some(tags) => serde_json::from_str(tags).map_err(|error| decode(error.to_string()))?,
+        None => Vec::new(),
+    };
+    let columns = Columns {
+        position: facts.position,
+        id: Uuid::parse_str(&facts.id).map_err(|error| decode(error.to_string()))?,
+        tenant: &facts.tenant,
+        aggregate_id: &facts.aggregate_id,
+        aggregate_type: &facts.aggregate_type,
+        event_type: &facts.event_type,
+        schema_version: facts.schema_version,
+        version: facts.version,
+        data: row.try_get(1)?,
+        data_type: &facts.data_type,
+        bytes: row.try_get(2)?,
+        metadata: &facts.metadata,
+        tags,
+        timestamp,
+    };
+    Ok((columns.into_event()?, unsigned(facts.head)))
+}
+
+/// A moment as RFC 3339 text that sorts by time; what text has no year for is kept as a number beside it.
+fn timestamp_text(timestamp: Timestamp) -> (String, Option<i64>) {
+    const YEARS: std::ops::Range<i64> = -62_135_596_800_000_000..253_402_300_800_000_000;
+    match jiff::Timestamp::from_microsecond(timestamp.0) {
+        Ok(moment) if YEARS.contains(&timestamp.0) => (format!("{moment:.6}"), None),
+        _ => ((if timestamp.0 < 0 { "-infinity" } else { "infinity" }).to_owned(), Some(timestamp.0)),
+    }
+}
+
+/// The next answer, which is waited for awake at first: to wake this thread for each row would cost SQLite's thread more than the rows.
+pub(super) async fn soon<S: TryStream + Unpin>(answers: &mut S) -> Result<Option<S::Ok>, S::Error> {
+    let start = Instant::now();
+    poll_fn(|context| {
+        loop {
+            match answers.try_poll_next_unpin(context) {
+                Poll::Pending if start.elapsed() < AWAKE => yield_now(),
+                answer => return answer.map(Option::transpose),
+            }
+        }
+    })
+    .await
+}
