@@ -149,12 +149,15 @@ pub enum Error {
     #[error("the store was opened for reading up to its damage, so nothing can be stored")]
     ReadOnly,
     /// There is no room for this append. Nothing of it was stored; appending works again when space is free.
-    #[error("no space left on the device of {path:?} (needed {needed_bytes} bytes more); nothing was stored: free space and retry")]
+    #[error(
+        "no space left on the device of {path:?}{}; nothing was stored: free space and retry",
+        needed_bytes.map_or_else(String::new, |bytes| format!(" (needed {bytes} bytes more)"))
+    )]
     StorageFull {
-        /// The directory of the store.
+        /// The directory of the store, or its address without secrets.
         path: PathBuf,
-        /// How much was asked for.
-        needed_bytes: u64,
+        /// How much was asked for; `None` where a database does not tell.
+        needed_bytes: Option<u64>,
     },
     /// The operating system refused an operation.
     #[error("cannot {operation} {path:?}: {message}")]
@@ -168,13 +171,15 @@ pub enum Error {
         /// The system's words.
         message: String,
     },
-    /// A database server cannot be reached or did not answer in time. Nothing of this request was stored; it can be repeated.
-    #[error("{store} is not available: {reason}; nothing was stored: try again, and see whether the server is up and reachable")]
+    /// A database cannot be reached, is held by another process or did not answer in time. Nothing of this request was stored; it can be repeated.
+    #[error("{store} is not available: {reason}; nothing was stored: try again, {remedy}")]
     Unavailable {
         /// The store's address, without secrets.
         store: String,
         /// What was waited for, and what happened instead.
         reason: String,
+        /// What may help, as the end of a sentence that begins with "try again".
+        remedy: &'static str,
     },
     /// A database refused a statement. Nothing of this request was stored.
     #[error("{store} refused a statement{}: {message}; nothing was stored", code.as_ref().map_or_else(String::new, |code| format!(" ({code})")))]

@@ -395,7 +395,7 @@ fn a_save_in_doubt_that_was_never_stored_can_lose_to_another() {
 
 #[test]
 fn a_save_that_was_refused_is_not_in_doubt() {
-    let full = Error::StorageFull { path: "store".into(), needed_bytes: 1 };
+    let full = Error::StorageFull { path: "store".into(), needed_bytes: Some(1) };
     let store = Unreliable::new([Fault::Refused(full)]);
     let mut account = account("a");
     assert!(matches!(account.save(&store).wait(), Err(Error::StorageFull { .. })));

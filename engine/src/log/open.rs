@@ -276,7 +276,7 @@ impl Opening<'_> {
             manifest.replace(self.storage).map(|()| manifest)
         };
         create().map_err(|error| match error.kind() {
-            io::ErrorKind::StorageFull => Error::StorageFull { path: self.storage.path(), needed_bytes: FIRST_SPACE },
+            io::ErrorKind::StorageFull => Error::StorageFull { path: self.storage.path(), needed_bytes: Some(FIRST_SPACE) },
             _ => self.io("create the store in", "", &error),
         })
     }

@@ -25,7 +25,7 @@ EventualiError
 ├── DivergedError                 the target of a move holds events that its source does not have
 ├── UnsupportedError              this store or build cannot do that
 ├── StoreClosedError              the store was closed
-├── StoreUnavailableError         a database server cannot be reached or did not answer in time
+├── StoreUnavailableError         a database cannot be reached, is held by another process or did not answer in time
 ├── DatabaseError                 a database refused a statement
 ├── StoreLockedError              another process writes to the store
 ├── ForkedProcessError            the store was opened before this process was forked off
@@ -389,10 +389,10 @@ class StorageFullError(EventualiError):
     """There is no room for this append. Nothing of it was stored; free space and retry."""
 
     path: str
-    """The directory of the store."""
+    """The directory of the store, or its address without secrets."""
 
-    needed_bytes: int
-    """How much was asked for."""
+    needed_bytes: int | None
+    """How much was asked for; `None` where a database does not tell."""
 
 
 class StorageError(EventualiError, OSError):

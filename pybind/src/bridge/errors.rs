@@ -124,7 +124,7 @@ fn describe(py: Python<'_>, cause: &Error, facts: &Bound<'_, PyDict>) -> PyResul
 /// The same for what only databases and moving can meet.
 fn describe_of_databases(cause: &Error, facts: &Bound<'_, PyDict>) -> PyResult<&'static str> {
     Ok(match cause {
-        Error::Unavailable { store, reason } => {
+        Error::Unavailable { store, reason, .. } => {
             facts.set_item("store", store)?;
             facts.set_item("reason", reason)?;
             "StoreUnavailableError"

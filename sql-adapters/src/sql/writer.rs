@@ -186,7 +186,7 @@ async fn attempt<D: Database>(database: &D, batches: &[&AppendBatch]) -> Result<
 /// What happened, without the promise of other appends that nothing was stored.
 fn cause(error: &Error) -> String {
     match error {
-        Error::Unavailable { store, reason } => format!("{store} did not answer: {reason}"),
+        Error::Unavailable { store, reason, .. } => format!("{store} did not answer: {reason}"),
         Error::Database { store, message, .. } => format!("{store} said: {message}"),
         other => other.to_string(),
     }

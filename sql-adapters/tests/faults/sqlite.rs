@@ -38,7 +38,11 @@ fn a_lock_of_another_process_is_told_after_the_lock_timeout() {
     assert_eq!(other.hear().as_deref(), Some("locked"));
     let error = fails_within(SOON, "another process writes", || store.append(one("a")).wait());
     assert!(matches!(&error, Error::Unavailable { reason, .. } if reason.contains("another process writes")), "{error:?}");
+    assert!(error.to_string().ends_with("try again, or allow more time with lock_timeout"), "{error}");
     assert_eq!(store.head().wait().expect("readers wait for nobody").0, 0, "nothing was stored");
+    let tables = Config::sqlite(&path).lock_timeout(Duration::from_millis(300)).table_name("others").expect("a name");
+    let error = fails_within(SOON, "tables cannot be made meanwhile", || tables.open());
+    assert!(matches!(&error, Error::Unavailable { reason, .. } if reason.contains("another process writes")), "{error:?}");
     other.let_go();
     assert_eq!(other.hear().as_deref(), Some("free"));
     assert_usable(&store);
@@ -81,7 +85,8 @@ fn a_full_disk_stores_nothing_and_works_again_when_there_is_room() {
                     if full == 0 {
                         println!("full after {round} appends: {error}");
                     }
-                    assert!(matches!(error, Error::StorageFull { .. }), "{error:?}");
+                    assert!(matches!(error, Error::StorageFull { needed_bytes: None, .. }), "{error:?}");
+                    assert!(!error.to_string().contains("bytes"), "SQLite does not tell how many: {error}");
                     assert_eq!(
                         store.read_all(ReadAll::new()).last().expect("events").expect("reads go on").position(),
                         store.head().wait().expect("known")

@@ -59,7 +59,9 @@ impl<D: Decider> Writer<D> {
                     let needed = events_frame_bytes(count, body_bytes) + frame_header::BYTES as u64 + TAIL_RESERVE;
                     match self.make_room(core, needed) {
                         Ok(()) => core.queue.push_front((task, ticket)),
-                        Err(NoRoom::Full) => answers.give(&ticket, D::failed(Error::StorageFull { path: self.storage.path(), needed_bytes: needed })),
+                        Err(NoRoom::Full) => {
+                            answers.give(&ticket, D::failed(Error::StorageFull { path: self.storage.path(), needed_bytes: Some(needed) }));
+                        }
                         Err(NoRoom::Failed(cause)) => {
                             answers.give(&ticket, D::failed(Error::Poisoned { cause: cause.clone() }));
                             Self::poison(core, &cause, answers);

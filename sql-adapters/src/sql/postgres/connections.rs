@@ -10,7 +10,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, Postgres};
 use tokio::time::timeout;
 
-use super::faults::fault;
+use super::faults::{UNREACHABLE, fault};
 use crate::options::SqlOptions;
 use crate::sql::database::Failure;
 
@@ -69,17 +69,18 @@ impl Connections {
                 // It was made to see whether one can be.
                 let _ = connection.close_hard().await;
                 let most = self.pool.options().get_max_connections();
-                let reason = format!("none of the store's {most} connections was free in time; max_connections allows more");
-                Error::Unavailable { store: self.shown.clone(), reason }
+                let reason = format!("none of the store's {most} connections was free in time");
+                Error::Unavailable { store: self.shown.clone(), reason, remedy: "or allow more with max_connections" }
             }
         }
     }
 }
 
 async fn in_time<T>(shown: &str, limit: Duration, connecting: impl Future<Output = sqlx::Result<T>>) -> Result<T> {
+    let reason = || format!("no connection could be made in time ({limit:?})");
     match timeout(limit, connecting).await {
         Ok(connected) => connected.map_err(|error| fault(shown, &error).error()),
-        Err(_) => Err(Error::Unavailable { store: shown.to_owned(), reason: format!("no connection could be made in time ({limit:?})") }),
+        Err(_) => Err(Error::Unavailable { store: shown.to_owned(), reason: reason(), remedy: UNREACHABLE }),
     }
 }
 

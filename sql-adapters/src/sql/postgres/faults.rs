@@ -8,10 +8,14 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use crate::sql::database::Failure;
 
+/// What helps where nothing is known but that there was no answer.
+pub(super) const UNREACHABLE: &str = "and see whether the server is up and reachable";
+
 /// What a failure means for appends.
 pub(super) fn fault(shown: &str, error: &sqlx::Error) -> Failure {
     let store = || shown.to_owned();
-    let unavailable = |reason: String| Error::Unavailable { store: store(), reason };
+    let unavailable_until = |reason: String, remedy| Error::Unavailable { store: store(), reason, remedy };
+    let unavailable = |reason: String| unavailable_until(reason, UNREACHABLE);
     let sqlx::Error::Database(refusal) = error else {
         return match error {
             sqlx::Error::Migrate(migration) => match &**migration {
@@ -34,15 +38,16 @@ pub(super) fn fault(shown: &str, error: &sqlx::Error) -> Failure {
     let code = refusal.code().map(Cow::into_owned).unwrap_or_default();
     let message = refusal.message().to_owned();
     match &*code {
-        // Serialization failures and deadlocks; a server that stops, restarts, or is a standby after a failover; too many connections;
+        // Serialization failures and deadlocks; a server that stops, restarts, or is a standby after a failover;
         // a transaction that took so long that the server ended it.
-        "40001" | "40P01" | "57P01" | "57P02" | "57P03" | "57P05" | "25006" | "25P03" | "25P04" | "53300" | "53400" => {
-            Failure::Passing(unavailable(message))
-        }
+        "40001" | "40P01" | "57P01" | "57P02" | "57P03" | "57P05" | "25006" | "25P03" | "25P04" | "53400" => Failure::Passing(unavailable(message)),
+        // Too many connections.
+        "53300" => Failure::Passing(unavailable_until(message, "and have the stores' max_connections together fit into the server's")),
         code if code.starts_with("08") => Failure::Passing(unavailable(message)),
         // Timeouts of locks and statements.
-        "55P03" | "57014" => Failure::All(unavailable(message)),
-        "53100" => Failure::All(Error::StorageFull { path: shown.into(), needed_bytes: 0 }),
+        "55P03" => Failure::All(unavailable_until(message, "or allow more time with lock_timeout")),
+        "57014" => Failure::All(unavailable_until(message, "or allow more time with statement_timeout")),
+        "53100" => Failure::All(Error::StorageFull { path: shown.into(), needed_bytes: None }),
         // Wrong password, unknown role, no right to connect, unknown database.
         "28P01" | "28000" | "3D000" => Failure::All(Error::configuration(format!("{shown} refused the connection: {message}"))),
         // Values that the columns cannot hold, constraints, limits of the server.
