@@ -75,6 +75,18 @@ def test_verify_tells_equal_from_different(source: str, tmp_path: Path) -> None:
     assert different.stdout == ""
 
 
+def test_tables_to_read_are_not_made(source: str, postgres: PostgresConfig, tmp_path: Path) -> None:
+    for arguments in (
+        ("export", "--source-table", "evnets", postgres.url, f"{tmp_path}/target"),
+        ("verify", "--target-table", "evnets", source, postgres.url),
+    ):
+        for _ in range(2):
+            refused = eventuali(*arguments)
+            assert refused.returncode == 2
+            assert 'there is no store in the table "evnets" of postgresql://' in refused.stderr
+    assert not (tmp_path / "target").exists()
+
+
 def test_a_target_with_other_events_is_refused(source: str, tmp_path: Path) -> None:
     with EventStore.create(tmp_path / "other") as other:
         other.save(counted(1, "mine"))
@@ -218,6 +230,13 @@ def test_on_a_terminal_there_is_one_line_that_changes(source: str, tmp_path: Pat
     os.close(mine)
     assert b"\rexport: 5 of 5 events" in shown
     assert b"left\x1b[K" in shown
+
+
+def test_help_says_what_becomes_of_the_target() -> None:
+    assert "made if it is not there" in eventuali("export", "--help").stdout
+    verifying = eventuali("verify", "--help").stdout
+    assert "made if it is not there" not in verifying
+    assert "the store that is compared with it" in verifying
 
 
 def test_help_says_what_a_status_means() -> None:

@@ -22,12 +22,10 @@ from typing_extensions import override
 import eventuali.moving
 import eventuali.sync
 from eventuali import (
-    ConfigurationError,
     DivergedError,
     EventStore,
     EventStoreConfig,
     SerializationError,
-    StoreClosedError,
     StoreUnavailableError,
     StreamAppend,
 )
@@ -392,48 +390,6 @@ def test_a_target_that_is_locked_can_be_given_up_and_lines_are_read_again_later(
 async def test_a_line_that_is_no_event_is_refused_with_its_number(tmp_path: Path) -> None:
     with pytest.raises(SerializationError, match="line 2"):
         await import_json_lines(io.BytesIO(b'\n{"position": 1}\n'), f"{tmp_path}/target")
-
-
-@pytest.mark.anyio
-async def test_a_source_that_is_not_there_is_refused_and_not_made(tmp_path: Path) -> None:
-    for place in (
-        f"{tmp_path}/ordres",
-        f"sqlite://{tmp_path}/ordres.db",
-        EventStoreConfig.embedded(tmp_path / "ordres"),
-    ):
-        with pytest.raises(ConfigurationError, match=r"there is no store in .*ordres"):
-            await export(place, f"{tmp_path}/target")
-        with pytest.raises(ConfigurationError, match=r"there is no store in .*ordres"):
-            await verify(place, place)
-        with pytest.raises(ConfigurationError, match=r"there is no store in .*ordres"):
-            await mirror(place, f"{tmp_path}/target")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.anyio
-async def test_a_store_in_memory_must_be_open(source: SyncEventStore) -> None:
-    for place in ("memory://", "sqlite://:memory:", EventStoreConfig.sqlite(":memory:")):
-        with pytest.raises(ConfigurationError, match="pass the open store"):
-            await export(source, place)
-        with pytest.raises(ConfigurationError, match="pass the open store"):
-            await export(place, source)
-
-
-@pytest.mark.anyio
-async def test_wrong_arguments_are_refused_by_name(source: SyncEventStore) -> None:
-    nothing: Any = None
-    number: Any = 7
-    with pytest.raises(TypeError, match="not by NoneType"):
-        await export(nothing, source)
-    with pytest.raises(TypeError, match="progress is a function that takes a Progress, not int"):
-        await export(source, source, progress=number)
-
-
-@pytest.mark.anyio
-async def test_a_closed_store_is_refused(source: SyncEventStore, tmp_path: Path) -> None:
-    source.close()
-    with pytest.raises(StoreClosedError):
-        await export(source, f"{tmp_path}/target")
 
 
 @pytest.mark.anyio

@@ -1,7 +1,8 @@
 //! Where a store is and how it is opened, as a value.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf, absolute};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use eventuali::{Durability, Error, EventStore, LogStore, OpenOptions, OpenReport, Position, Result};
 
 use crate::connection::{self, Address, Place};
-use crate::options::{SqlOptions, Synchronous};
+use crate::options::{Missing, SqlOptions, Synchronous};
 #[cfg(feature = "postgres")]
 use crate::sql::postgres::PostgresStore;
 #[cfg(feature = "sqlite")]
@@ -34,6 +35,7 @@ pub struct Config {
     place: Place,
     options: OpenOptions,
     sql: SqlOptions,
+    missing: Missing,
 }
 
 impl Config {
@@ -74,7 +76,7 @@ impl Config {
     }
 
     fn of(place: Place) -> Self {
-        Self { place, options: OpenOptions::new(), sql: SqlOptions::default() }
+        Self { place, options: OpenOptions::new(), sql: SqlOptions::default(), missing: Missing::Create }
     }
 
     /// What a connection string names.
@@ -88,6 +90,23 @@ impl Config {
             PostgresStore::check(address)?;
         }
         Ok(Self::of(place))
+    }
+
+    /// Only a store that is there: opening makes none. For what is to be read, a mistyped place or table is refused so, and not
+    /// made and found empty.
+    ///
+    /// ```
+    /// use eventuali_sql::Config;
+    ///
+    /// # let folder = tempfile::tempdir().expect("a temporary folder");
+    /// let ordres = folder.path().join("ordres");
+    /// assert!(Config::embedded(&ordres).existing().open().is_err());
+    /// assert!(!ordres.exists());
+    /// ```
+    #[must_use]
+    pub fn existing(mut self) -> Self {
+        self.missing = Missing::Refuse;
+        self
     }
 
     /// How the embedded engine is opened, all at once.
@@ -191,22 +210,25 @@ impl Config {
         matches!(self.place, Place::Memory | Place::SqliteMemory)
     }
 
-    /// Opens the store, or creates it; of a directory's parents none is created.
+    /// Opens the store, or creates it unless it is to be an [`existing`](Self::existing) one; of a directory's parents none is created.
     ///
     /// # Errors
-    /// [`Configuration`](Error::Configuration) if the path or an option cannot be used, with the path as it was resolved, and
-    /// those of [`OpenOptions::open`].
+    /// [`Configuration`](Error::Configuration) if the path or an option cannot be used, with the path as it was resolved, or if there
+    /// is no store and none is to be made, and those of [`OpenOptions::open`].
     pub fn open(self) -> Result<Store> {
         self.check()?;
         match self.place {
             Place::Directory(path) | Place::SqliteFile(path) if path.as_os_str().is_empty() => {
                 Err(Error::configuration("the path of the store is empty; use . for the current directory"))
             }
+            Place::Directory(path) if self.missing == Missing::Refuse && !holds_a_store(&path) => {
+                Err(no_store(&absolute(&path).unwrap_or(path).display().to_string()))
+            }
             Place::Directory(path) => self.options.open(path).map(Store::Embedded),
             Place::Memory => LogStore::memory().map(Store::Embedded),
-            Place::SqliteMemory => open_sqlite(None, self.sql),
-            Place::SqliteFile(path) => open_sqlite(Some(path), self.sql),
-            Place::Postgres(address) => open_postgres(address, self.sql),
+            Place::SqliteMemory => open_sqlite(None, self.sql, self.missing),
+            Place::SqliteFile(path) => open_sqlite(Some(path), self.sql, self.missing),
+            Place::Postgres(address) => open_postgres(address, self.sql, self.missing),
         }
     }
 
@@ -220,6 +242,9 @@ impl Config {
         let of_embedded = self.options != embedded;
         let refused = |message| Err(Error::configuration(message));
         match &self.place {
+            Place::Memory | Place::SqliteMemory if self.missing == Missing::Refuse => {
+                refused("a store in memory is a new one each time it is opened: use the open store itself, or name a place")
+            }
             Place::Directory(_) if of_sql => {
                 refused("table names, connections, timeouts and synchronous are options of SQL stores; a directory has durability and segment_bytes")
             }
@@ -244,24 +269,41 @@ impl Config {
     }
 }
 
+/// Whether a directory has files of a store. What cannot be looked at is left to the opening.
+fn holds_a_store(path: &Path) -> bool {
+    match path.read_dir() {
+        Ok(mut entries) => entries.any(|entry| entry.is_ok_and(|entry| is_of_a_store(Path::new(&entry.file_name())))),
+        Err(error) => error.kind() != ErrorKind::NotFound,
+    }
+}
+
+fn is_of_a_store(name: &Path) -> bool {
+    name == Path::new("MANIFEST") || name.extension().is_some_and(|extension| extension == "seg")
+}
+
+/// The refusal of a place that has no store.
+pub(crate) fn no_store(place: &str) -> Error {
+    Error::configuration(format!("there is no store in {place}, and none was made: check the spelling"))
+}
+
 #[cfg(feature = "sqlite")]
-fn open_sqlite(path: Option<PathBuf>, options: SqlOptions) -> Result<Store> {
+fn open_sqlite(path: Option<PathBuf>, options: SqlOptions, missing: Missing) -> Result<Store> {
     let file = path.map_or(SqliteFile::Memory, SqliteFile::File);
-    SqliteStore::open(file, options).map(Store::Sqlite)
+    SqliteStore::open(file, options, missing).map(Store::Sqlite)
 }
 
 #[cfg(not(feature = "sqlite"))]
-fn open_sqlite(_path: Option<PathBuf>, _options: SqlOptions) -> Result<Store> {
+fn open_sqlite(_path: Option<PathBuf>, _options: SqlOptions, _missing: Missing) -> Result<Store> {
     Err(Error::Unsupported { message: "this program was built without SQLite: build it with the feature `sqlite` of eventuali-sql".to_owned() })
 }
 
 #[cfg(feature = "postgres")]
-fn open_postgres(address: Address, options: SqlOptions) -> Result<Store> {
-    PostgresStore::open(address, options).map(Store::Postgres)
+fn open_postgres(address: Address, options: SqlOptions, missing: Missing) -> Result<Store> {
+    PostgresStore::open(address, options, missing).map(Store::Postgres)
 }
 
 #[cfg(not(feature = "postgres"))]
-fn open_postgres(_address: Address, _options: SqlOptions) -> Result<Store> {
+fn open_postgres(_address: Address, _options: SqlOptions, _missing: Missing) -> Result<Store> {
     Err(Error::Unsupported { message: "this program was built without Postgres: build it with the feature `postgres` of eventuali-sql".to_owned() })
 }
 

@@ -20,6 +20,16 @@ pub(crate) struct SqlOptions {
     pub(crate) synchronous: Synchronous,
 }
 
+/// What opening does where there is no store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Missing {
+    /// It makes one: a program needs no step before its first start. A place that is mistyped is a new store.
+    #[default]
+    Create,
+    /// It refuses: a place that is mistyped is told. Somebody else has to make the store.
+    Refuse,
+}
+
 /// When SQLite syncs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Synchronous {

@@ -28,6 +28,12 @@ impl TableName {
         )))
     }
 
+    /// The tables in a database, for messages.
+    #[cfg_attr(not(feature = "sql"), expect(dead_code, reason = "without a SQL store there are no tables"))]
+    pub(crate) fn within(&self, shown: &str) -> String {
+        format!("the table {:?} of {shown}", self.0)
+    }
+
     /// Puts the name into a statement wherever it says `{table}`.
     #[cfg_attr(not(feature = "sql"), expect(dead_code, reason = "without a SQL store there are no statements"))]
     pub(crate) fn fill(&self, statement: &str) -> String {

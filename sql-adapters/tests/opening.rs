@@ -1,5 +1,8 @@
 //! Opening: the store that a config names, and nothing else on the disk.
 
+#[path = "support/server.rs"]
+mod server;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -173,4 +176,60 @@ fn a_folder_without_permission_is_refused_with_the_path() {
     let path = closed.join("orders");
     assert_refused(Config::embedded(&path), &path);
     assert!(!path.exists());
+}
+
+/// `store` exists, and `other` names a place where there is none.
+#[track_caller]
+fn only_what_is_there_is_opened(store: &Config, other: Config, named: &str) {
+    let opened = store.clone().open().expect("the store opens").into_dyn();
+    append_one(&*opened);
+    opened.close().wait().expect("the store closes");
+    let error = other.clone().existing().open().expect_err("there is no store");
+    assert!(matches!(&error, Error::Configuration { message } if message.contains(named) && message.contains("none was made")), "{error:?}");
+    let again = other.existing().open().expect_err("none was made");
+    assert_eq!(again.to_string(), error.to_string());
+    let opened = store.clone().existing().open().expect("the store opens").into_dyn();
+    assert_eq!(opened.head().wait().expect("a head"), Position(1));
+    opened.close().wait().expect("the store closes");
+}
+
+#[test]
+fn an_existing_directory_is_one_with_a_store_in_it() {
+    let folder = folder();
+    let store = Config::embedded(folder.path().join("orders"));
+    only_what_is_there_is_opened(&store, Config::embedded(folder.path().join("ordres")), "ordres");
+    let photos = folder.path().join("photos");
+    fs::create_dir(&photos).expect("a folder");
+    fs::write(photos.join("ada.jpg"), "a picture").expect("written");
+    only_what_is_there_is_opened(&Config::embedded(folder.path().join("more")), Config::embedded(&photos), "photos");
+    assert_eq!(names_in(&photos).len(), 1, "nothing was added to the pictures");
+    assert_eq!(names_in(folder.path()).len(), 3, "no directory was made");
+}
+
+#[test]
+fn an_existing_file_is_one_with_the_tables_in_it() {
+    let folder = folder();
+    let path = folder.path().join("events.db");
+    only_what_is_there_is_opened(&Config::sqlite(&path), Config::sqlite(folder.path().join("evnets.db")), "evnets.db");
+    let empty = folder.path().join("empty.db");
+    fs::write(&empty, "").expect("written");
+    only_what_is_there_is_opened(&Config::sqlite(folder.path().join("more.db")), Config::sqlite(&empty), "empty.db");
+    assert_eq!(fs::read(&empty).expect("readable"), b"", "it was left as it was");
+    let named = |table| Config::sqlite(&path).table_name(table).expect("a name");
+    only_what_is_there_is_opened(&named("audit"), named("aduit"), "aduit");
+}
+
+#[test]
+fn existing_tables_of_a_server_are_not_made() {
+    let named = |table: &str| Config::postgres(&server::postgres_url()).and_then(|config| config.table_name(table)).expect("a config");
+    let (table, other) = (server::new_table(), server::new_table());
+    only_what_is_there_is_opened(&named(&table), named(&other), &other);
+}
+
+#[test]
+fn nothing_in_memory_exists_beforehand() {
+    for config in [Config::memory(), Config::sqlite_in_memory()] {
+        let error = config.existing().open().expect_err("each is a new one");
+        assert!(matches!(&error, Error::Configuration { message } if message.contains("in memory")), "{error:?}");
+    }
 }

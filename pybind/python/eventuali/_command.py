@@ -100,7 +100,9 @@ def _parser() -> argparse.ArgumentParser:
         )
         added.set_defaults(carry_out=carry_out)
         for positional in names:
-            added.add_argument(positional.lower(), metavar=positional, help=_HELP[positional])
+            added.add_argument(
+                positional.lower(), metavar=positional, help=_HELP.get(f"{name} {positional}", _HELP[positional])
+            )
             if positional != "FILE":
                 default = "stored_events" if positional == "APPLICATION" else "events"
                 added.add_argument(
@@ -130,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
 _HELP = {
     "SOURCE": "the store that has the events",
     "TARGET": "the store that they go to; made if it is not there",
+    "verify TARGET": "the store that is compared with it",
     "FILE": "a file of JSON lines; - is standard output or input",
     "APPLICATION": "the database of the application: sqlite://application.db or postgresql://user@host:5432/database",
 }

@@ -374,6 +374,7 @@ def open(
     *,
     accept_loss_after: int | None,
     read_up_to_damage: bool,
+    existing: bool,
     blocking: bool,
 ) -> Any: ...
 def check_config(place: str | PathLike[str], kind: str, options: dict[str, object]) -> str: ...
@@ -398,7 +399,7 @@ class MirrorCore:
     def status(self) -> tuple[Any, ...]: ...
     def stop(self) -> Any: ...
 
-def check_moved(place: str | PathLike[str], kind: str | None, options: dict[str, object], is_source: bool) -> None:
+def check_moved(place: str | PathLike[str], kind: str | None, options: dict[str, object]) -> None:
     """Refuses the name of a store that cannot be meant."""
 
 def start_export(source: EventStoreCore, target: EventStoreCore, blocking: bool) -> Move: ...

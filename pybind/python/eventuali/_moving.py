@@ -4,7 +4,7 @@ import io
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, final
@@ -185,8 +185,8 @@ def open_core(store: AnyStore) -> EventStoreCore | None:
 def request_for(store: AnyStore, *, is_source: bool) -> OpenRequest:
     """How to open a store that is named; one to move from must be there."""
     request = OpenRequest.of(store, None, read_up_to_damage=False)  # type: ignore[arg-type]  # refused there, by its name
-    _eventuali.check_moved(request.place, request.kind, request.options, is_source)
-    return request
+    _eventuali.check_moved(request.place, request.kind, request.options)
+    return replace(request, existing=is_source)
 
 
 @contextmanager

@@ -26,6 +26,8 @@ class OpenRequest:
     options: dict[str, object]
     accept_loss_after: int | None
     read_up_to_damage: bool
+    existing: bool = False
+    """Whether none is made where there is none."""
 
     @classmethod
     def of(cls, store: Place, accept_loss_after: int | None, read_up_to_damage: bool) -> "OpenRequest":  # noqa: FBT001
@@ -60,6 +62,7 @@ class OpenRequest:
             self.options,
             accept_loss_after=self.accept_loss_after,
             read_up_to_damage=self.read_up_to_damage,
+            existing=self.existing,
             blocking=blocking,
         )
         return core

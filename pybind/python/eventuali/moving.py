@@ -78,6 +78,7 @@ async def export(source: AnyStore, target: AnyStore, *, progress: AwaitableRepor
         progress: told after every transaction how far it is; `False` stops it.
 
     Raises:
+        ConfigurationError: there is no store where `source` says. None was made.
         DivergedError: the target holds events that are not the source's. Nothing was written.
         StoreUnavailableError: one of the stores was not available for 30 s.
     """
@@ -92,7 +93,7 @@ async def verify(source: AnyStore, target: AnyStore, *, progress: AwaitableRepor
 
     Args:
         source: an open store, or what names one that is there.
-        target: the store to compare it with.
+        target: the store to compare it with, named or open like the source.
         progress: told after every few thousand positions how far it is; `False` stops it.
 
     Example:

@@ -4,7 +4,7 @@ mod lines;
 mod mirror;
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf, absolute};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::thread;
@@ -25,28 +25,14 @@ use crate::bridge::{self, Effort, configuration};
 pub(crate) use lines::{start_export_lines, start_import_eventsourcing, start_import_lines};
 pub(crate) use mirror::{PyMirror, start_mirror};
 
-/// Refuses the name of a store that cannot be meant: opening makes what is not there, and then nothing would be moved.
+/// Refuses the name of a store that cannot be meant: what was moved to a new store in memory would be gone with it.
 #[pyfunction]
-pub(crate) fn check_moved(py: Python<'_>, place: PathBuf, kind: Option<&str>, options: &Bound<'_, PyDict>, is_source: bool) -> PyResult<()> {
+pub(crate) fn check_moved(py: Python<'_>, place: PathBuf, kind: Option<&str>, options: &Bound<'_, PyDict>) -> PyResult<()> {
     let config = configured(place, kind, options)?;
     if config.is_in_memory() {
         return Err(configuration(py, &format!("{config} names a new store in memory, which nobody else has: pass the open store itself")));
     }
-    match config.path() {
-        Some(path) if is_source && !holds_something(path) => {
-            let path = absolute(path).unwrap_or_else(|_| path.to_owned());
-            Err(configuration(py, &format!("there is no store in {}, and none was made: check the spelling", path.display())))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Whether it is a file, or a directory that is not empty. What cannot be looked at is left to the opening.
-fn holds_something(path: &Path) -> bool {
-    match path.read_dir() {
-        Ok(mut entries) => entries.next().is_some(),
-        Err(_) => path.exists(),
-    }
+    Ok(())
 }
 
 /// What the thread that moves and Python share.

@@ -104,7 +104,8 @@ pub(crate) fn close_all(py: Python<'_>) -> PyResult<()> {
 
 /// Opens the store that a connection string or a config names.
 #[pyfunction]
-#[pyo3(signature = (place, kind, options, *, accept_loss_after, read_up_to_damage, blocking))]
+#[pyo3(signature = (place, kind, options, *, accept_loss_after, read_up_to_damage, existing, blocking))]
+#[expect(clippy::too_many_arguments, reason = "each is a keyword in Python, where there is one caller")]
 pub(crate) fn open(
     py: Python<'_>,
     place: PathBuf,
@@ -112,6 +113,7 @@ pub(crate) fn open(
     options: &Bound<'_, PyDict>,
     accept_loss_after: Option<&Bound<'_, PyAny>>,
     read_up_to_damage: &Bound<'_, PyAny>,
+    existing: bool,
     blocking: bool,
 ) -> PyResult<Py<PyAny>> {
     let mut config = configured(place, kind, options)?;
@@ -120,6 +122,9 @@ pub(crate) fn open(
     }
     if flag("read_up_to_damage", read_up_to_damage)? {
         config = config.read_up_to_damage();
+    }
+    if existing {
+        config = config.existing();
     }
     let shown = config.to_string();
     let asked = if config.opens_at_once() { Completion::ready(config.open()) } else { in_thread(|| config.open()) };

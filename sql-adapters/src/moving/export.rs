@@ -35,6 +35,7 @@ pub struct Moved {
 /// The target keeps whose events it has, in the same transaction as the events: an export that was interrupted, even by the
 /// end of the process or the server, goes on where it ended when it is called again, and calling it once more changes nothing.
 /// After every transaction `progress` is told, and can stop it; also while it waits for a store that is not available.
+/// A source that is opened for it is best opened as an [`existing`](crate::Config::existing) one: a mistyped place would be made.
 ///
 /// # Errors
 /// [`Diverged`](Error::Diverged) if the target holds events that are not the source's; then nothing was written. Those of reading

@@ -28,10 +28,11 @@ use super::row::{Columns, JSON, PROTOBUF, metadata_text};
 use super::schema::{self, Migrated};
 use super::store::{SqlStore, sql_store};
 use super::timestamptz::{Micros, moment};
+use crate::config::no_store;
 use crate::connection::Address;
 use crate::json;
 use crate::moving::{Origin, Standing};
-use crate::options::SqlOptions;
+use crate::options::{Missing, SqlOptions};
 use crate::table::TableName;
 
 const COLUMNS: &str = "global_position, id, tenant, aggregate_id, aggregate_type, event_type, event_version, aggregate_version, event_data::text, \
@@ -60,8 +61,8 @@ impl PostgresStore {
         PgConnectOptions::from_str(&address.0).map(drop).map_err(|_| not_a_url())
     }
 
-    pub(crate) fn open(address: Address, options: SqlOptions) -> Result<Self> {
-        SqlStore::open(async move { PostgresDatabase::open(&address.0, &options).await }).map(Self)
+    pub(crate) fn open(address: Address, options: SqlOptions, missing: Missing) -> Result<Self> {
+        SqlStore::open(async move { PostgresDatabase::open(&address.0, &options, missing).await }).map(Self)
     }
 }
 
@@ -123,7 +124,7 @@ impl Statements {
 }
 
 impl PostgresDatabase {
-    pub(crate) async fn open(url: &str, options: &SqlOptions) -> Result<Self> {
+    pub(crate) async fn open(url: &str, options: &SqlOptions, missing: Missing) -> Result<Self> {
         let (connections, mut first) = Connections::open(url, options).await?;
         let shown = &connections.shown;
         let fail = |error: sqlx::Error| fault(shown, &error).error();
@@ -135,9 +136,10 @@ impl PostgresDatabase {
                 "{shown} has the encoding {encoding}, which cannot hold every text; make a database with UTF8"
             )));
         }
-        match schema::migrate_postgres(&connections.pool, &options.table).await.map_err(fail)? {
-            Migrated::Current => {}
-            Migrated::Newer { found, supported } => {
+        match schema::migrate_postgres(&connections.pool, &options.table, missing).await.map_err(fail)? {
+            Some(Migrated::Current) => {}
+            None => return Err(no_store(&options.table.within(shown))),
+            Some(Migrated::Newer { found, supported }) => {
                 return Err(Error::FormatVersion { path: shown.into(), found, readable_from: found, supported });
             }
         }

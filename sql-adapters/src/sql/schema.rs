@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::{AssertSqlSafe, SqlSafeStr};
 
+#[cfg(feature = "postgres")]
+use crate::options::Missing;
 use crate::table::TableName;
 
 /// What opening found.
@@ -61,15 +63,22 @@ pub(crate) async fn migrate_sqlite(pool: &sqlx::SqlitePool, table: &TableName) -
 
 #[cfg(feature = "sqlite")]
 async fn applied_to_sqlite(pool: &sqlx::SqlitePool, table: &TableName) -> sqlx::Result<Option<i64>> {
-    let there = sqlx::query("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?").bind(migrations_table(table));
-    if there.fetch_optional(pool).await?.is_none() {
+    if !is_in_sqlite(pool, table).await? {
         return Ok(None);
     }
     sqlx::query_scalar(AssertSqlSafe(newest(table))).fetch_one(pool).await
 }
 
+/// Whether there are tables of that name.
+#[cfg(feature = "sqlite")]
+pub(crate) async fn is_in_sqlite(executor: impl sqlx::SqliteExecutor<'_>, table: &TableName) -> sqlx::Result<bool> {
+    let there = sqlx::query("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?").bind(migrations_table(table));
+    Ok(there.fetch_optional(executor).await?.is_some())
+}
+
+/// `None` if there are no tables, and none are to be made.
 #[cfg(feature = "postgres")]
-pub(crate) async fn migrate_postgres(pool: &sqlx::PgPool, table: &TableName) -> sqlx::Result<Migrated> {
+pub(crate) async fn migrate_postgres(pool: &sqlx::PgPool, table: &TableName, missing: Missing) -> sqlx::Result<Option<Migrated>> {
     const STEPS: &[Step] = &[(1, "events and state", include_str!("postgres.sql"))];
     let there: bool =
         sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL").bind(format!("\"{}\"", migrations_table(table))).fetch_one(pool).await?;
@@ -77,11 +86,13 @@ pub(crate) async fn migrate_postgres(pool: &sqlx::PgPool, table: &TableName) -> 
         // A role that may only use the tables needs no right to make them.
         let applied: Option<i64> = sqlx::query_scalar(AssertSqlSafe(newest(table))).fetch_one(pool).await?;
         if let Some(standing) = standing(applied, STEPS) {
-            return Ok(standing);
+            return Ok(Some(standing));
         }
+    } else if missing == Missing::Refuse {
+        return Ok(None);
     }
     migrator(table, STEPS).run(pool).await?;
-    Ok(Migrated::Current)
+    Ok(Some(Migrated::Current))
 }
 
 /// The statement that tells the version of the tables.

@@ -17,7 +17,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use faults::{commit_fault, fault, is_busy};
-use opened::{Opened, resolve};
+use opened::{Opened, require_store, resolve};
 use rows::{Bound, FEW, ROWS, ROWS_AHEAD, bind_rows, event, fitting, insert_statement, is_withheld, page_statement, select_statement, soon};
 
 use super::database::{Collected, Database, Failure, Found, Of, Page, asked, behind, own_epoch, signed, unsigned};
@@ -25,7 +25,7 @@ use super::decide::{Known, Row, decide};
 use super::schema::{self, Migrated};
 use super::store::{SqlStore, sql_store};
 use crate::moving::{Origin, Standing, new_event};
-use crate::options::{SqlOptions, Synchronous};
+use crate::options::{Missing, SqlOptions, Synchronous};
 use crate::table::TableName;
 
 /// After how many pages in the write-ahead log they are moved to the database: pages that many commits changed are moved once.
@@ -94,8 +94,8 @@ sql_store! {
 }
 
 impl SqliteStore {
-    pub(crate) fn open(file: SqliteFile, options: SqlOptions) -> Result<Self> {
-        SqlStore::open(async move { Sqlite::open(file, &options).await }).map(Self)
+    pub(crate) fn open(file: SqliteFile, options: SqlOptions, missing: Missing) -> Result<Self> {
+        SqlStore::open(async move { Sqlite::open(file, &options, missing).await }).map(Self)
     }
 }
 
@@ -107,13 +107,17 @@ pub(crate) enum SqliteFile {
 }
 
 impl Sqlite {
-    pub(crate) async fn open(file: SqliteFile, options: &SqlOptions) -> Result<Self> {
+    pub(crate) async fn open(file: SqliteFile, options: &SqlOptions, missing: Missing) -> Result<Self> {
         let (connect, shown, path) = match file {
             SqliteFile::Memory => (SqliteConnectOptions::new().filename(":memory:"), "sqlite://:memory:".to_owned(), None),
             SqliteFile::File(path) => {
                 let path = resolve(&path)?;
+                let shown = format!("sqlite://{}", path.display());
+                if missing == Missing::Refuse {
+                    require_store(&path, &shown, options).await?;
+                }
                 let connect = SqliteConnectOptions::new().filename(&path).create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
-                (connect, format!("sqlite://{}", path.display()), Some(path))
+                (connect, shown, Some(path))
             }
         };
         let persistent = path.is_some();

@@ -4,6 +4,13 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use eventuali::{Error, Result};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection};
+
+use super::faults::fault;
+use crate::config::no_store;
+use crate::options::SqlOptions;
+use crate::sql::schema;
 
 /// What tells a file from another one of the same name.
 #[cfg(unix)]
@@ -35,6 +42,19 @@ impl Opened {
             Err(error) => Err(gone(self.path.clone(), error.kind(), &error.to_string())),
         }
     }
+}
+
+/// Refuses a file that holds no such store, and leaves it as it is.
+pub(super) async fn require_store(path: &Path, shown: &str, options: &SqlOptions) -> Result<()> {
+    if !path.exists() {
+        return Err(no_store(shown));
+    }
+    let fail = |error: sqlx::Error| fault(shown, &error).error();
+    let connect = SqliteConnectOptions::new().filename(path).busy_timeout(options.lock_timeout);
+    let mut connection = connect.connect().await.map_err(fail)?;
+    let there = schema::is_in_sqlite(&mut connection, &options.table).await.map_err(fail)?;
+    connection.close().await.map_err(fail)?;
+    if there { Ok(()) } else { Err(no_store(&options.table.within(shown))) }
 }
 
 /// The file's absolute path, if there can be one.
