@@ -114,7 +114,13 @@ fn parse_sqlite_url(rest: &str) -> Result<Place> {
     Ok(Place::SqliteFile(PathBuf::from(path)))
 }
 
-/// `postgresql://user:password@host:5432/database`; what else it says is for the driver to understand.
+/// What a postgresql:// URL may say behind its `?`.
+const PARAMETERS: [&str; 12] =
+    ["sslmode", "sslrootcert", "sslcert", "sslkey", "host", "hostaddr", "port", "user", "password", "dbname", "application_name", "options"];
+const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
+
+/// `postgresql://user:password@host:5432/database?sslmode=verify-full`. The driver passes over what it does not know; here that is
+/// refused, because a mistyped `sslmode` would be a connection without TLS.
 fn parse_postgres_url(rest: &str) -> Result<Place> {
     let how = "it is written postgresql://user:password@host:5432/database";
     let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
@@ -127,7 +133,29 @@ fn parse_postgres_url(rest: &str) -> Result<Place> {
     if host.is_empty() && !rest[authority..].contains("host=") {
         return Err(Error::configuration(format!("a postgresql:// URL names a host; {how}")));
     }
+    if rest.contains('#') {
+        return Err(Error::configuration(format!("a postgresql:// URL has no fragment; {how}, and a # of its parts is written %23")));
+    }
+    if let Some((_, query)) = rest.split_once('?') {
+        query.split('&').zip(1..).try_for_each(|(parameter, number)| check_parameter(parameter, number))?;
+    }
     Ok(Place::Postgres(Address(format!("postgresql://{rest}"))))
+}
+
+/// Neither its name nor its value is shown: both may be parts of a password.
+fn check_parameter(parameter: &str, number: usize) -> Result<()> {
+    let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+    if !PARAMETERS.contains(&name) {
+        return Err(Error::configuration(format!(
+            "parameter {number} behind the ? of a postgresql:// URL is none that is known, in lower case and as name=value: {}; timeouts, \
+             table name and number of connections are options of the config",
+            PARAMETERS.join(", ")
+        )));
+    }
+    if name == "sslmode" && !SSL_MODES.contains(&value) {
+        return Err(Error::configuration(format!("the sslmode of a postgresql:// URL is one of {}", SSL_MODES.join(", "))));
+    }
+    Ok(())
 }
 
 /// The path in a URL.

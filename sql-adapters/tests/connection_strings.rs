@@ -191,7 +191,12 @@ fn a_postgres_url_is_shown_without_its_secrets() {
         ("postgresql:///events", "names a host"),
         ("postgresql://ada:12#x@db/events", "%23"),
         ("postgresql://db:port/events", "postgresql://user:password@host:5432/database"),
-        ("postgresql://db/events?sslmode=perhaps", "postgresql://user:password@host:5432/database"),
+        ("postgresql://db/events?sslmode=perhaps", "verify-full"),
+        ("postgresql://db/events?sslmode=require&sslmod=verify-full", "parameter 2 behind the ?"),
+        ("postgresql://db/events?sslrootcert=ca.pem&SSLMODE=verify-full", "parameter 2 behind the ?"),
+        ("postgresql://db/events?connect_timeout=3", "options of the config"),
+        ("postgresql://db/events?", "parameter 1 behind the ?"),
+        ("postgresql://db/events#sslmode=require", "no fragment"),
     ] {
         let message = refusal(text);
         assert!(message.contains(meant), "{text}: {message}");
@@ -238,6 +243,8 @@ fn no_message_shows_a_secret() {
         "postgresql://ada:{}",
         "postgresql://host:port/events?user=ada&password={}",
         "postgresql://host/events?password=a@{}",
+        "postgresql://host/events?pasword={}",
+        "postgresql://host/events?password=a&{}",
         "postgresql:ada:{}@host/events",
         "postgresql+asyncpg://ada:{}@host/events",
         "postgre://ada:{}@host/events",

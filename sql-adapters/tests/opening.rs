@@ -3,6 +3,10 @@
 #[path = "support/server.rs"]
 mod server;
 
+#[path = "faults/session.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod session;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -232,4 +236,18 @@ fn nothing_in_memory_exists_beforehand() {
         let error = config.existing().open().expect_err("each is a new one");
         assert!(matches!(&error, Error::Configuration { message } if message.contains("in memory")), "{error:?}");
     }
+}
+
+#[test]
+fn what_the_address_of_a_server_says_reaches_the_server() {
+    let (url, schema) = (server::postgres_url(), server::new_table());
+    let mut session = session::Session::new(&url);
+    session.run(&format!("CREATE SCHEMA {schema}"));
+    let more = if url.contains('?') { '&' } else { '?' };
+    let store = open(&format!("{url}{more}application_name={schema}&options=-c%20search_path%3D{schema}")).expect("the store opens");
+    append_one(&*store);
+    assert!(session.number(&format!("SELECT count(*) FROM pg_stat_activity WHERE application_name = '{schema}'")) > 0);
+    assert_eq!(session.number(&format!("SELECT count(*) FROM {schema}.events")), 1);
+    store.close().wait().expect("the store closes");
+    session.run(&format!("DROP SCHEMA {schema} CASCADE"));
 }

@@ -28,7 +28,8 @@ pub(super) struct Connections {
 impl Connections {
     /// Also gives the first connection, which is none of the pool's: a pool would try again and again where a server refuses.
     pub(super) async fn open(url: &str, options: &SqlOptions) -> Result<(Self, PgConnection)> {
-        let connect = PgConnectOptions::from_str(url).map_err(|_| not_a_url())?.application_name("eventuali");
+        let connect = PgConnectOptions::from_str(url).map_err(|_| not_a_url())?;
+        let connect = if connect.get_application_name().is_some() { connect } else { connect.application_name("eventuali") };
         let shown = shown(&connect);
         let settings = format!(
             "SET statement_timeout = {}; SET lock_timeout = {}; SET timezone = 'UTC'",
