@@ -91,8 +91,9 @@ bench: $(VENV)/.built $(VENV)/.test-tools | postgres ## the figures, each beside
 	$(WITH_POSTGRES) $(BIN)/python benches/python/rivals.py
 
 .PHONY: soak
-soak: $(VENV)/.built $(VENV)/.test-tools ## power cuts, faults and kill -9 by the ten thousand: everything acknowledged is there
+soak: $(VENV)/.built $(VENV)/.test-tools postgres ## power cuts, faults and kill -9 by the ten thousand: everything acknowledged is there
 	EVENTUALI_SOAK=1 cargo test --locked --release -p eventuali --test faults --test processes
+	EVENTUALI_SOAK=1 $(WITH_POSTGRES) cargo test --locked --release -p eventuali-sql $(TEST_FEATURES) --test moving_faults -- --nocapture --test-threads=1
 	cd pybind && EVENTUALI_KILL_ROUNDS=10000 $(BIN)/pytest --timeout 0 -k kill
 
 .PHONY: fmt

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use eventuali::{AppendBatch, Durability, Error, EventData, EventStore, ExpectedVersion, NewEvent, Position, ReadAll};
 use eventuali_sql::{Config, Mirror, Progress, Store, Synchronous, export, verify};
-use roles::{Role, role, say, with_own_server};
+use roles::{OwnServer, Role, role, say, with_own_server};
 use support::{new_table, postgres_url};
 
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -70,9 +70,9 @@ fn assert_equal(source: &dyn EventStore, target: &dyn EventStore) {
     assert_eq!((verified.events, verified.difference), (head(source), None));
 }
 
-/// How many movers are killed.
-fn kills() -> u64 {
-    if std::env::var_os("EVENTUALI_SOAK").is_some() { 100 } else { 20 }
+/// How many kills a test makes: so many, or those of a soak.
+fn kills(at_least: u64) -> u64 {
+    if std::env::var_os("EVENTUALI_SOAK").is_some() { at_least.max(100) } else { at_least }
 }
 
 /// A mover in another process: it moves from the SQLite file to the target that its part names.
@@ -127,9 +127,9 @@ fn killed_movers_resume(test: &str, kind: &str) {
     assert_eq!(unharmed.hear().as_deref(), Some("complete"));
     let whole = start.elapsed();
     unharmed.kill();
-    let mut random = Random::new();
+    let (mut random, kills) = (Random::new(), kills(20));
     let (mut target, mut killed, mut resumed) = (next(), 0, 0);
-    while killed < kills() {
+    while killed < kills {
         let (mut mover, _) = mover(&target);
         // Any moment of the export, which is over sooner when much of it was done before.
         thread::sleep(whole.mul_f64(random.share()) / 2);
@@ -148,7 +148,7 @@ fn killed_movers_resume(test: &str, kind: &str) {
     assert_eq!(export(&*source, &last, on).expect("moved").events, 0);
     assert_equal(&*source, last.as_dyn());
     println!("{kind}: an export takes {whole:?}; {killed} killed, {resumed} of them with something stored, {targets} targets");
-    assert!(resumed > kills() / 10, "{resumed} kills left something to resume from");
+    assert!(resumed > kills / 10, "{resumed} kills left something to resume from");
 }
 
 #[test]
@@ -178,40 +178,72 @@ fn in_tables(url: &str, table: &str) -> Store {
     Config::postgres(url).and_then(|config| config.table_name(table)).and_then(Config::open).expect("it opens")
 }
 
+/// What became of an export whose server went away.
+struct Interrupted {
+    /// Before the export had ended.
+    in_time: bool,
+    /// How many transactions were told of before that.
+    told: u64,
+}
+
+/// An export begins so much later than what ends its server, which is a program that has to start first.
+const HEAD_START: Duration = Duration::from_millis(50);
+
+/// Ends the server as `end` says, about so long after an export to it began, and starts it: the export goes on to its end.
+fn interrupted(server: &OwnServer, end: &str, after: Duration, source: &dyn EventStore, target: &Store) -> Interrupted {
+    let (told, done) = (AtomicU64::new(0), AtomicBool::new(false));
+    let went = thread::scope(|scope| {
+        let moving = scope.spawn(|| {
+            thread::sleep(HEAD_START);
+            let moved = export(source, target, |_| {
+                told.fetch_add(1, Ordering::Release);
+                ControlFlow::Continue(())
+            });
+            done.store(true, Ordering::Release);
+            moved
+        });
+        thread::sleep(after);
+        server.control(end);
+        let went = Interrupted { in_time: end == "restart" || !done.load(Ordering::Acquire), told: told.load(Ordering::Acquire) };
+        if end != "restart" {
+            server.control("start");
+        }
+        let moved = moving.join().expect("it ended").expect("moved");
+        assert!(moved.complete && moved.position.0 == head(source), "{end} after {after:?}: {moved:?}");
+        went
+    });
+    assert_eq!(export(source, target, on).expect("moved").events, 0, "{end} after {after:?}");
+    assert_equal(source, target.as_dyn());
+    went
+}
+
 #[test]
 fn an_export_goes_on_when_its_server_stopped_quit_or_crashed() {
     with_own_server("an_export_goes_on_when_its_server_stopped_quit_or_crashed", |server| {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (source, _) = source_in(folder.path(), 48);
-        let mut random = Random::new();
-        for (round, end) in ["stop", "kill", "crash", "restart", "kill", "crash"].into_iter().enumerate() {
-            let target = in_tables(&server.url, &format!("round_{round}"));
-            let (told, done) = (AtomicU64::new(0), AtomicBool::new(false));
-            let wanted = random.next() % 5;
-            thread::scope(|scope| {
-                let moving = scope.spawn(|| {
-                    let moved = export(&*source, &target, |_| {
-                        told.fetch_add(1, Ordering::Release);
-                        ControlFlow::Continue(())
-                    });
-                    done.store(true, Ordering::Release);
-                    moved
-                });
-                // Behind this transaction, somewhere in the next one.
-                while told.load(Ordering::Acquire) < wanted && !done.load(Ordering::Acquire) {
-                    thread::yield_now();
-                }
-                thread::sleep(Duration::from_millis(50).mul_f64(random.share()));
-                server.control(end);
-                if end != "restart" {
-                    server.control("start");
-                }
-                let moved = moving.join().expect("it ended").expect("moved");
-                assert!(moved.complete && moved.position.0 == head(&*source), "{end}: {moved:?}");
-            });
-            assert_eq!(export(&*source, &target, on).expect("moved").events, 0);
-            assert_equal(&*source, target.as_dyn());
+        let mut tables = 0;
+        let mut next = || {
+            tables += 1;
+            format!("round_{tables}")
+        };
+        let start = Instant::now();
+        export(&*source, &in_tables(&server.url, &next()), on).expect("moved");
+        let whole = start.elapsed();
+        for end in ["stop", "restart"] {
+            interrupted(server, end, whole / 3, &*source, &in_tables(&server.url, &next()));
         }
+        let (mut random, kills) = (Random::new(), kills(6));
+        let (mut killed, mut resumed, mut rounds) = (0, 0, 0);
+        while killed < kills {
+            let (table, end) = (next(), if rounds % 2 == 0 { "kill" } else { "crash" });
+            let went = interrupted(server, end, whole.mul_f64(random.share()), &*source, &in_tables(&server.url, &table));
+            rounds += 1;
+            killed += u64::from(went.in_time);
+            resumed += u64::from(went.in_time && went.told > 0);
+        }
+        println!("server: an export takes {whole:?}; {killed} times it was ended at once or crashed, {resumed} of them with something stored");
+        assert!(resumed > kills / 10, "{resumed} ends left something to resume from");
     });
 }
 
