@@ -13,6 +13,7 @@ mod session;
 mod hostile;
 mod memory;
 mod order;
+mod pages;
 mod postgres_commits;
 mod postgres_refusals;
 mod postgres_server;
