@@ -2,9 +2,14 @@
 
 mod events;
 mod exact;
+#[cfg_attr(not(test), expect(dead_code, reason = "index files are not written by the store yet"))]
+pub(crate) mod file;
+pub(crate) mod filter;
 mod ids;
 mod kinds;
 mod names;
+#[cfg_attr(not(test), expect(dead_code, reason = "index files are not written by the store yet"))]
+pub(crate) mod sealed;
 mod streams;
 
 use uuid::Uuid;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::format::{self, body, frame_header, record_entry, seal_body, segment_header};
 use super::{manifest, watermark};
+use crate::index::{file, filter, sealed};
 
 const DOCUMENT: &str = include_str!("../../../docs/file-format.md");
 
@@ -49,6 +50,57 @@ fn every_layout_is_documented_as_it_is() {
 }
 
 #[test]
+fn every_layout_of_an_index_is_documented_as_it_is() {
+    let of_head = fields!(file::layout: MAGIC 8, VERSION 4, KIND 4, PAGES 8, SECTIONS 4, RESERVED 4, IDENTITY 128, SUMMARY 96);
+    assert_eq!(layout("## Index files"), of_head);
+    assert_eq!(layout("### Section entry"), fields!(file::layout: ID 4, ENTRY_BYTES 4, FIRST_PAGE 8, COUNT 8));
+    let of_identity =
+        fields!(sealed::identity: STORE_ID 16, SEQUENCE 8, GENERATION 4, RESERVED 4, SALT 8, BASE_LSN 8, END_LSN 8, BASE_POSITION 8, END_POSITION 8);
+    assert_eq!(layout("### Segment index: identity"), of_identity);
+    assert_eq!(layout("### Segment index: summary"), fields!(sealed::summary: SMALLEST_ID 16, LARGEST_ID 16));
+    assert_eq!(layout("### Segment index: event"), fields!(sealed::event: PLACE 4, KIND 2));
+    let of_stream = fields!(sealed::stream: HASH 8, FIRST_VERSION 8, PREVIOUS_SEGMENT 8, AGGREGATE_TYPE 4, COUNT 4, SLOTS_AT 4, RESERVED 4);
+    assert_eq!(layout("### Segment index: stream"), of_stream);
+    assert_eq!(layout("### Segment index: id"), fields!(sealed::id: HASH 8, SLOT 4));
+    assert_eq!(layout("### Segment index: aggregate type"), fields!(sealed::aggregate_type: TEXT 4, TEXT_BYTES 4));
+    assert_eq!(layout("### Segment index: kind"), fields!(sealed::kind: AGGREGATE_TYPE 4, COUNT 4, TEXT 4, TEXT_BYTES 4));
+}
+
+/// Number and name of each section in the table under a heading.
+fn sections(heading: &str) -> Vec<(u32, &'static str)> {
+    rows(heading).into_iter().filter_map(|row| Some((row[0].parse().ok()?, row[1]))).collect()
+}
+
+macro_rules! sections {
+    ($module:path: $($name:ident),+) => {{
+        use $module as at;
+        vec![$((at::$name, stringify!($name))),+]
+    }};
+}
+
+#[test]
+fn every_section_and_number_of_an_index_is_documented_as_it_is() {
+    let of_segment = sections!(sealed::section: EVENTS, STREAMS, SLOTS, IDS, STREAM_FILTER, ID_FILTER, AGGREGATE_TYPES, KINDS, TEXT, TAGS);
+    assert_eq!(sections("### Segment index: sections"), of_segment);
+    let stated = [
+        format!("`{}`", String::from_utf8_lossy(&file::layout::MAGIC_BYTES)),
+        format!("version of index files: {};", file::layout::VERSION_NUMBER),
+        format!("pages of {} bytes", file::layout::PAGE_BYTES),
+        format!("its first {} bytes", file::layout::CHECKSUM),
+        format!("{}: of a segment", file::FileKind::Segment as u32),
+        format!("{}: of a run", file::FileKind::Run as u32),
+        format!("blocks of {} bytes", filter::BLOCK_BYTES),
+        format!("{} bits for each key", filter::BITS_PER_KEY),
+        format!("sets {} bits", filter::PROBES),
+        format!("0x{:X}", filter::MULTIPLIER),
+        format!("{} if that has none", sealed::kind::OVERFLOW),
+    ];
+    for statement in stated {
+        assert!(DOCUMENT.contains(&statement), "{statement}");
+    }
+}
+
+#[test]
 fn the_fields_fill_their_layouts() {
     let ends = |heading: &str| layout(heading).values().map(|(offset, bytes)| offset + bytes).max().unwrap_or(0);
     let lengths = [
@@ -60,6 +112,15 @@ fn the_fields_fill_their_layouts() {
         ("## Manifest", manifest::layout::HEAD_BYTES),
         ("### Manifest entry", manifest::layout::ENTRY_BYTES),
         ("## Watermark", watermark::layout::BYTES),
+        ("## Index files", file::layout::HEAD_BYTES),
+        ("### Section entry", file::layout::SECTION_BYTES),
+        ("### Segment index: identity", sealed::identity::BYTES),
+        ("### Segment index: summary", sealed::summary::BYTES),
+        ("### Segment index: event", sealed::event::BYTES),
+        ("### Segment index: stream", sealed::stream::BYTES),
+        ("### Segment index: id", sealed::id::BYTES),
+        ("### Segment index: aggregate type", sealed::aggregate_type::BYTES),
+        ("### Segment index: kind", sealed::kind::BYTES),
     ];
     for (heading, length) in lengths {
         assert_eq!(ends(heading), length, "{heading}");
@@ -82,7 +143,9 @@ fn every_number_is_documented_as_it_is() {
         assert_eq!(limits.get(name), Some(&&*limit.to_string()), "{name}");
     }
     let seeds = values("## Checksums");
-    for (name, seed) in [("FILE_SEED", format::FILE_SEED), ("TABLE_SEED", format::TABLE_SEED), ("BODY_SEED", format::BODY_SEED)] {
+    for (name, seed) in
+        [("FILE_SEED", format::FILE_SEED), ("TABLE_SEED", format::TABLE_SEED), ("BODY_SEED", format::BODY_SEED), ("INDEX_SEED", format::INDEX_SEED)]
+    {
         assert_eq!(seeds.get(name), Some(&&*format!("0x{seed:08X}")), "{name}");
     }
     let stated = [

@@ -33,6 +33,8 @@ pub(crate) const BODY_SEED: u32 = 0x4556_424F;
 pub(crate) const TABLE_SEED: u32 = 0x4556_5442;
 /// The seed of the checksums of segment headers, manifest and watermark.
 pub(crate) const FILE_SEED: u32 = 0x4556_464C;
+/// The seed of the checksums of the first pages of index files, and of the seed of their other pages.
+pub(crate) const INDEX_SEED: u32 = 0x4556_4958;
 
 /// The file at the head of every segment.
 pub(crate) mod segment_header {
@@ -187,11 +189,13 @@ pub(crate) enum Kind {
 /// Room kept at the end of every segment for an epoch, a clean close and a seal.
 pub(crate) const TAIL_RESERVE: u64 = 3 * (frame_header::BYTES as u64) + seal_body::BYTES as u64;
 
-pub(super) fn put<const N: usize>(bytes: &mut [u8], at: usize, value: [u8; N]) {
+/// Sets the bytes at an offset.
+pub(crate) fn put<const N: usize>(bytes: &mut [u8], at: usize, value: [u8; N]) {
     bytes[at..at + N].copy_from_slice(&value);
 }
 
-fn get<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+/// The bytes at an offset.
+pub(crate) fn get<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut value = [0; N];
     value.copy_from_slice(&bytes[at..at + N]);
     value

@@ -1,0 +1,88 @@
+//! Whether the index of a sealed segment agrees with itself, to the last entry.
+
+use super::{SealedIndex, StreamEntry, event, id, kind};
+use crate::index::file::{IndexProblem, Page};
+use crate::index::filter::Filter;
+use crate::log::format::get;
+
+/// Marks events as seen; each may be seen once.
+struct Seen(Vec<bool>);
+
+impl Seen {
+    fn see(&mut self, slot: u32, twice: &'static str) -> Result<(), IndexProblem> {
+        match self.0.get_mut(slot as usize) {
+            Some(seen) if !*seen => *seen = true,
+            _ => return Err(IndexProblem::Damaged(twice)),
+        }
+        Ok(())
+    }
+}
+
+impl SealedIndex {
+    fn nothing_seen(&self) -> Seen {
+        Seen(vec![false; usize::try_from(self.events.count).unwrap_or(usize::MAX)])
+    }
+
+    /// Reads every page, and whether all that it says fits together.
+    pub(crate) fn check(&self) -> Result<(), IndexProblem> {
+        self.file.check()?;
+        if self.slots.count != self.events.count || self.ids.count != self.events.count || self.events.count > u64::from(u32::MAX) {
+            return Err(IndexProblem::Damaged("it does not have one id and one stream for each event"));
+        }
+        self.check_kinds()?;
+        self.check_streams()?;
+        self.check_ids()
+    }
+
+    fn check_kinds(&self) -> Result<(), IndexProblem> {
+        let kinds = self.kinds()?;
+        let mut counts = vec![0_u32; kinds.numbered.len()];
+        let mut overflowed = 0;
+        self.file.pages.each(&self.events, 0..self.events.count, &mut Page::new(), |entry| {
+            let number = u16::from_le_bytes(get(entry, event::KIND));
+            match counts.get_mut(usize::from(number)) {
+                Some(count) => *count += 1,
+                None if number == kind::OVERFLOW => overflowed += 1,
+                None => return Err(IndexProblem::Damaged("an event is of a kind that is not there")),
+            }
+            Ok(())
+        })?;
+        if overflowed != kinds.overflowed || !kinds.numbered.iter().map(|kind| kind.count).eq(counts) {
+            return Err(IndexProblem::Damaged("it counts its kinds wrongly"));
+        }
+        Ok(())
+    }
+
+    fn check_streams(&self) -> Result<(), IndexProblem> {
+        let (mut before, mut seen, mut slots, mut of_slots) = (0, self.nothing_seen(), 0, Page::new());
+        for stream in self.stream_entries() {
+            let stream: StreamEntry = stream?;
+            if stream.hash < before || !self.filter()?.may_hold(stream.hash) {
+                return Err(IndexProblem::Damaged("a stream cannot be found by its hash"));
+            }
+            before = stream.hash;
+            if u64::from(stream.aggregate_type) >= self.aggregate_types.count {
+                return Err(IndexProblem::Damaged("a stream is of an aggregate type that is not there"));
+            }
+            let from = u64::from(stream.slots_at);
+            self.file.pages.each(&self.slots, from..from + u64::from(stream.count), &mut of_slots, |entry| {
+                slots += 1;
+                seen.see(u32::from_le_bytes(get(entry, 0)), "an event stands in two streams, or is not there")
+            })?;
+        }
+        if slots == self.events.count { Ok(()) } else { Err(IndexProblem::Damaged("an event stands in no stream")) }
+    }
+
+    fn check_ids(&self) -> Result<(), IndexProblem> {
+        let filter = Filter::load(&self.file.pages, &self.id_filter)?;
+        let (mut before, mut seen) = (0, self.nothing_seen());
+        self.file.pages.each(&self.ids, 0..self.ids.count, &mut Page::new(), |entry| {
+            let hash = u64::from_le_bytes(get(entry, id::HASH));
+            if hash < before || !filter.may_hold(hash) {
+                return Err(IndexProblem::Damaged("an id cannot be found by its hash"));
+            }
+            before = hash;
+            seen.see(u32::from_le_bytes(get(entry, id::SLOT)), "an event has two ids, or is not there")
+        })
+    }
+}
