@@ -84,11 +84,7 @@ pub(crate) enum IndexProblem {
 
 impl From<io::Error> for IndexProblem {
     fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::NotFound => Self::Missing,
-            io::ErrorKind::UnexpectedEof => Self::Damaged("it is cut short"),
-            _ => Self::Io(error),
-        }
+        Self::Io(error)
     }
 }
 

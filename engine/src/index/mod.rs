@@ -9,6 +9,8 @@ mod ids;
 mod kinds;
 mod names;
 #[cfg_attr(not(test), expect(dead_code, reason = "index files are not written by the store yet"))]
+pub(crate) mod run;
+#[cfg_attr(not(test), expect(dead_code, reason = "index files are not written by the store yet"))]
 pub(crate) mod sealed;
 mod streams;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::format::{self, body, frame_header, record_entry, seal_body, segment_header};
 use super::{manifest, watermark};
-use crate::index::{file, filter, sealed};
+use crate::index::{file, filter, run, sealed};
 
 const DOCUMENT: &str = include_str!("../../../docs/file-format.md");
 
@@ -63,6 +63,8 @@ fn every_layout_of_an_index_is_documented_as_it_is() {
     assert_eq!(layout("### Segment index: stream"), of_stream);
     assert_eq!(layout("### Segment index: id"), fields!(sealed::id: HASH 8, SLOT 4));
     assert_eq!(layout("### Segment index: aggregate type"), fields!(sealed::aggregate_type: TEXT 4, TEXT_BYTES 4));
+    assert_eq!(layout("### Run: identity"), fields!(run::identity: STORE_ID 16, FIRST_SEGMENT 8, LAST_SEGMENT 8, MEMBERS 8));
+    assert_eq!(layout("### Run: stream"), fields!(run::stream: HASH 8, NEWEST_SEGMENT 8));
     assert_eq!(layout("### Segment index: kind"), fields!(sealed::kind: AGGREGATE_TYPE 4, COUNT 4, TEXT 4, TEXT_BYTES 4));
 }
 
@@ -82,6 +84,7 @@ macro_rules! sections {
 fn every_section_and_number_of_an_index_is_documented_as_it_is() {
     let of_segment = sections!(sealed::section: EVENTS, STREAMS, SLOTS, IDS, STREAM_FILTER, ID_FILTER, AGGREGATE_TYPES, KINDS, TEXT, TAGS);
     assert_eq!(sections("### Segment index: sections"), of_segment);
+    assert_eq!(sections("### Run: sections"), sections!(run::section: STREAMS, STREAM_FILTER, ID_FILTER));
     let stated = [
         format!("`{}`", String::from_utf8_lossy(&file::layout::MAGIC_BYTES)),
         format!("version of index files: {};", file::layout::VERSION_NUMBER),
@@ -121,6 +124,8 @@ fn the_fields_fill_their_layouts() {
         ("### Segment index: id", sealed::id::BYTES),
         ("### Segment index: aggregate type", sealed::aggregate_type::BYTES),
         ("### Segment index: kind", sealed::kind::BYTES),
+        ("### Run: identity", run::identity::BYTES),
+        ("### Run: stream", run::stream::BYTES),
     ];
     for (heading, length) in lengths {
         assert_eq!(ends(heading), length, "{heading}");

@@ -1,5 +1,6 @@
 //! Reading an index file page by page, each verified when it is read.
 
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -24,9 +25,19 @@ impl Page {
 }
 
 /// The pages of a file, without its head.
+#[derive(Clone)]
 pub(crate) struct Pages {
     file: Arc<dyn StorageFile>,
     seed: u32,
+}
+
+/// What it means that an index cannot be read.
+fn unread(error: io::Error) -> IndexProblem {
+    match error.kind() {
+        io::ErrorKind::NotFound => IndexProblem::Missing,
+        io::ErrorKind::UnexpectedEof => IndexProblem::Damaged("it is cut short"),
+        _ => IndexProblem::Io(error),
+    }
 }
 
 /// The hash with which an entry of a section sorted by hashes begins.
@@ -52,7 +63,7 @@ impl Pages {
             return Ok(());
         }
         page.number = 0;
-        read_exact_at(&*self.file, &mut page.bytes, number * layout::PAGE_BYTES as u64)?;
+        read_exact_at(&*self.file, &mut page.bytes, number * layout::PAGE_BYTES as u64).map_err(unread)?;
         if page_checksum(self.seed, number, &page.bytes).to_le_bytes() != get(&page.bytes, layout::CHECKSUM) {
             return Err(IndexProblem::Damaged("the checksum of a page does not match"));
         }
@@ -174,9 +185,9 @@ pub(crate) struct PagedFile {
 impl PagedFile {
     /// Opens the index file of this kind and identity. Reads its first page alone.
     pub(crate) fn open(storage: &dyn Storage, name: &str, kind: FileKind, identity: &[u8; layout::IDENTITY_BYTES]) -> Result<Self, IndexProblem> {
-        let file = storage.open(name, Access::Read)?;
+        let file = storage.open(name, Access::Read).map_err(unread)?;
         let mut page = [0; layout::PAGE_BYTES];
-        read_exact_at(&*file, &mut page, 0)?;
+        read_exact_at(&*file, &mut page, 0).map_err(unread)?;
         if page[..8] != layout::MAGIC_BYTES {
             return Err(IndexProblem::Damaged("it does not begin as an index does"));
         }

@@ -87,12 +87,12 @@ impl Writer {
         Ok(())
     }
 
-    /// The present section as it stands, to be read back before the next one is written.
-    pub(crate) fn read_back(&mut self) -> io::Result<(&Pages, Section)> {
+    /// Ends the present section, to be read back while the next ones are written.
+    pub(crate) fn read_back(&mut self) -> io::Result<(Pages, Section)> {
         self.end_page()?;
         self.flush()?;
         let section = self.sections.last().copied().ok_or_else(|| io::Error::other("no section was begun"))?;
-        Ok((&self.pages, section))
+        Ok((self.pages.clone(), section))
     }
 
     fn end_page(&mut self) -> io::Result<()> {
