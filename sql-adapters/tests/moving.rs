@@ -207,6 +207,26 @@ fn json_lines_keep_everything_and_can_be_read_twice() {
 }
 
 #[test]
+fn json_lines_of_which_one_is_missing_are_refused_there() {
+    let kinds = Kinds::new();
+    let source = LogStore::memory().expect("a store");
+    fill(&source, 1);
+    let mut lines = Vec::new();
+    export_json_lines(&source, &mut lines, on).expect("written");
+    let lines: Vec<&str> = std::str::from_utf8(&lines).expect("UTF-8").lines().collect();
+    for to in KINDS {
+        for missing in [1, 4] {
+            let text = [&lines[..missing], &lines[missing + 1..]].concat().join("\n");
+            let target = kinds.open(to, &format!("{to}-{missing}"));
+            let refused = import_json_lines(&mut text.as_bytes(), &target, on);
+            let words = format!("line {} is no event: position {} is missing before it", missing + 1, missing);
+            assert!(matches!(&refused, Err(Error::Serialization { reason }) if *reason == words), "{to}: {refused:?}");
+            assert!(all(target.as_dyn()).iter().zip(1..).all(|(event, position)| event.position().0 == position), "{to}: as they were");
+        }
+    }
+}
+
+#[test]
 fn a_mirror_follows_and_goes_on_after_it_was_stopped() {
     let kinds = Kinds::new();
     for to in ["directory", "sqlite", "postgres"] {

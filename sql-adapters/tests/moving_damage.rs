@@ -11,7 +11,7 @@ mod session;
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 
-use eventuali::{AppendBatch, Error, EventData, EventMetadata, EventStore, ExpectedVersion, Json, LogStore, NewEvent, Tag, Timestamp};
+use eventuali::{AppendBatch, Error, EventData, EventMetadata, EventStore, ExpectedVersion, Json, LogStore, NewEvent, ReadAll, Tag, Timestamp};
 use eventuali_sql::{Config, Difference, DifferenceKind, Progress, Store, Verified, export, verify};
 use session::Session;
 use support::{new_table, postgres_url};
@@ -195,6 +195,27 @@ fn every_missing_swapped_and_added_row_is_named(source: &dyn EventStore, copy: &
     }
     assert_eq!(difference(source, copy), None);
     copy.run("DROP TABLE kept_events");
+}
+
+fn a_source_without_a_row_is_moved_no_further(copy: &mut dyn Copied) {
+    for position in [EVENTS, 4200, 1] {
+        copy.run(&format!("DELETE FROM events WHERE global_position = {position}"));
+        for target in [Config::memory(), Config::sqlite_in_memory()] {
+            let target = target.open().expect("a store");
+            let refused = export(copy.store().as_dyn(), &target, on);
+            let words = format!("no event at position {position},");
+            assert!(matches!(&refused, Err(Error::Unsupported { message }) if message.contains(&words)), "{refused:?}");
+            let stored: Vec<u64> = target.as_dyn().read_all(ReadAll::new()).map(|event| event.expect("readable").position().0).collect();
+            assert!(stored.iter().copied().eq(1..=stored.len() as u64) && stored.len() as u64 <= EVENTS, "what was stored is where it was");
+        }
+    }
+}
+
+#[test]
+fn a_database_without_a_row_is_moved_no_further() {
+    let source = source();
+    a_source_without_a_row_is_moved_no_further(&mut in_postgres(&source));
+    a_source_without_a_row_is_moved_no_further(&mut in_sqlite(&source));
 }
 
 #[test]

@@ -39,7 +39,8 @@ pub struct Moved {
 ///
 /// # Errors
 /// [`Diverged`](Error::Diverged) if the target holds events that are not the source's; then nothing was written. Those of reading
-/// and of appending; a store that is not available is tried again for 30 s.
+/// and of appending; a store that is not available is tried again for 30 s. [`Unsupported`](Error::Unsupported) if the source has
+/// lost an event: positions have no gap.
 ///
 /// ```
 /// use std::ops::ControlFlow;
@@ -143,6 +144,10 @@ fn pass(source: &mut dyn Source, target: &Store, run: &mut Run, progress: &mut d
             if !checked {
                 return Err(diverged(head, "the source has no event there".to_owned()));
             }
+            let next = run.position + chunk.len() as u64 + 1;
+            if position != next {
+                return Err(missing(next));
+            }
             bytes += event.payload().len();
             chunk.push(event);
             if chunk.len() >= CHUNK.0 || bytes >= CHUNK.1 {
@@ -157,7 +162,19 @@ fn pass(source: &mut dyn Source, target: &Store, run: &mut Run, progress: &mut d
         return Err(diverged(head, "the source has no event there".to_owned()));
     }
     let stopped = !chunk.is_empty() && store(target, origin, chunk, run, progress)?.is_break();
+    if !stopped && last_position.is_some_and(|last| last > run.position) {
+        return Err(missing(run.position + 1));
+    }
     Ok(!stopped)
+}
+
+/// The refusal of a source that has lost an event.
+fn missing(position: u64) -> Error {
+    Error::Unsupported {
+        message: format!(
+            "the source has no event at position {position}, where it must have had one: nothing behind it was moved; restore the source from a backup"
+        ),
+    }
 }
 
 fn store(

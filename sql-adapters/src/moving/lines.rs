@@ -229,7 +229,8 @@ impl Lines<'_> {
             if self.text.read_line(&mut line).map_err(|error| io("read", &error))? == 0 {
                 return Ok(None);
             }
-            if !line.trim().is_empty() {
+            line.truncate(line.trim_end().len());
+            if !line.is_empty() {
                 return Ok(Some(line));
             }
         }
@@ -239,8 +240,24 @@ impl Lines<'_> {
         Error::Serialization { reason: format!("line {} is no event: {reason}", self.number) }
     }
 
+    /// The event of a line, which is the one behind the last line's.
+    fn event_at(&self, next: &mut Option<u64>, line: &str) -> Result<Event> {
+        let event = self.event(line)?;
+        let position = event.position().0;
+        match next.replace(position.saturating_add(1)) {
+            Some(expected) if position > expected => Err(self.refuse(&format!("position {expected} is missing before it"))),
+            Some(expected) if position < expected => Err(self.refuse(&format!("it has position {position}, which is not behind the line before"))),
+            _ => Ok(event),
+        }
+    }
+
     fn event(&self, line: &str) -> Result<Event> {
-        let line: Line<'_> = serde_json::from_str(line).map_err(|error| self.refuse(&error.to_string()))?;
+        let line: Line<'_> = serde_json::from_str(line).map_err(|error| {
+            let (text, column) = (error.to_string(), error.column());
+            // It counts the lines of this one.
+            let what = text.rsplit_once(" at line ").map_or(&*text, |(what, _)| what);
+            self.refuse(&format!("{what} (column {column})"))
+        })?;
         let data = match (line.data, line.data_text, line.data_base64) {
             (Some(raw), None, None) => EventData::Json(Json::new(raw.get())?),
             (None, Some(text), None) => EventData::Json(Json::new(text.into_owned())?),
@@ -276,10 +293,12 @@ impl Source for Lines<'_> {
     }
 
     fn read_from<'s>(&'s mut self, position: u64) -> Result<Box<dyn Iterator<Item = Result<Vec<Event>>> + 's>> {
+        // Lines may begin behind the first event only where the target has what comes before.
+        let mut next = (position == 1).then_some(1);
         Ok(Box::new(std::iter::from_fn(move || {
             let mut batch = Vec::new();
             while batch.len() < BATCH {
-                match self.line().and_then(|line| line.map(|line| self.event(&line)).transpose()) {
+                match self.line().and_then(|line| line.map(|line| self.event_at(&mut next, &line)).transpose()) {
                     Ok(Some(event)) if event.position().0 < position => {}
                     Ok(Some(event)) => batch.push(event),
                     Ok(None) => break,

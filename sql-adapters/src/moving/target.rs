@@ -107,10 +107,10 @@ fn append(store: &LogStore, events: &[Event]) -> Result<()> {
         let wanted = batch_events.last().map(Event::position);
         let given = receipts.last().map(|receipt| receipt.position);
         if wanted != given {
-            return Err(Error::Unsupported {
-                message: format!(
-                    "the engine numbers events without a gap, and gave {given:?} to an event that had {wanted:?}: move these events to a SQL store"
-                ),
+            return Err(Error::Diverged {
+                target: "the embedded store".to_owned(),
+                position: given.unwrap_or_default(),
+                reason: "another writer stored events there meanwhile".to_owned(),
             });
         }
         rest = behind;
