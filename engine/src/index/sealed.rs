@@ -339,10 +339,10 @@ impl SealedIndex {
             return Err(IndexProblem::Damaged("it has more kinds than can be numbered"));
         }
         let (mut numbered, mut rest) = (Vec::new(), self.events.count);
-        let (mut of_kinds, mut of_text) = (Page::new(), Page::new());
+        let (mut of_kinds, mut of_text, mut of_types) = (Page::new(), Page::new(), [Page::new(), Page::new()]);
         self.file.pages.each(&self.kinds, 0..self.kinds.count, &mut of_kinds, |entry| {
             let u32_at = |at: usize| u32::from_le_bytes(get(entry, at));
-            let aggregate_type = self.aggregate_type(u32_at(kind::AGGREGATE_TYPE))?;
+            let aggregate_type = self.aggregate_type_in(u32_at(kind::AGGREGATE_TYPE), &mut of_types)?;
             let event_type = self.text(u32_at(kind::TEXT), u32_at(kind::TEXT_BYTES), &mut of_text)?;
             let count = u32_at(kind::COUNT);
             rest = rest.checked_sub(u64::from(count)).ok_or(IndexProblem::Damaged("it counts more events than it has"))?;
@@ -386,13 +386,17 @@ impl SealedIndex {
 
     /// The name of an aggregate type.
     pub(crate) fn aggregate_type(&self, number: u32) -> Result<String, IndexProblem> {
+        self.aggregate_type_in(number, &mut [Page::new(), Page::new()])
+    }
+
+    fn aggregate_type_in(&self, number: u32, [of_types, of_text]: &mut [Page; 2]) -> Result<String, IndexProblem> {
         let range = u64::from(number)..u64::from(number) + 1;
         let mut text = (0, 0);
-        self.file.pages.each(&self.aggregate_types, range, &mut Page::new(), |entry| {
+        self.file.pages.each(&self.aggregate_types, range, of_types, |entry| {
             text = (u32::from_le_bytes(get(entry, aggregate_type::TEXT)), u32::from_le_bytes(get(entry, aggregate_type::TEXT_BYTES)));
             Ok(())
         })?;
-        self.text(text.0, text.1, &mut Page::new())
+        self.text(text.0, text.1, of_text)
     }
 
     fn text(&self, at: u32, bytes: u32, page: &mut Page) -> Result<String, IndexProblem> {

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::index::file::layout;
+use crate::index::file::{layout, write as write_file};
 use crate::log::storage::{Access, MemoryStorage};
 
 const NAME: &str = "000000007.g0.idx";
@@ -295,4 +295,81 @@ fn hashes_on_disk_never_change() {
     assert_eq!(stream_hash(store_id, "tenant", &"x".repeat(300)), 0xE1D9_EE59_DF21_BCED);
     assert_eq!(id_hash(store_id, store_id), 0xAB76_823C_ED73_8EB1);
     assert_ne!(stream_hash(store_id, "a", "b"), stream_hash(store_id, "", "ab"));
+}
+
+/// An index with valid checksums whose sections hold these entries; those not named have none.
+fn planted(entries: &[(u32, &[u8])]) -> SealedIndex {
+    let storage = MemoryStorage::new();
+    let lengths = [
+        (section::EVENTS, event::BYTES),
+        (section::STREAMS, stream::BYTES),
+        (section::SLOTS, 4),
+        (section::IDS, id::BYTES),
+        (section::STREAM_FILTER, filter::BLOCK_BYTES),
+        (section::ID_FILTER, filter::BLOCK_BYTES),
+        (section::AGGREGATE_TYPES, aggregate_type::BYTES),
+        (section::KINDS, kind::BYTES),
+        (section::TEXT, 1),
+    ];
+    let head = (FileKind::Segment, &identity(7).encode(), &[0; layout::SUMMARY_BYTES]);
+    write_file(&storage, NAME, head, |writer| {
+        lengths.iter().try_for_each(|(id, bytes)| {
+            writer.section(*id, *bytes)?;
+            let of_section = entries.iter().filter(|(section, _)| section == id);
+            of_section.flat_map(|(_, entries)| entries.chunks_exact(*bytes)).try_for_each(|entry| writer.push(entry))
+        })
+    })
+    .map_err(|error: std::io::Error| error)
+    .expect("memory");
+    SealedIndex::open(&storage, NAME, &identity(7)).expect("an index")
+}
+
+#[test]
+fn entries_that_refer_to_what_is_not_there_are_damage_whatever_their_checksums_say() {
+    let beyond = StreamEntry { hash: 5, aggregate_type: 9, first_version: 1, count: u32::MAX, slots_at: u32::MAX, previous_segment: 0 };
+    let index = planted(&[
+        (section::EVENTS, &[0; event::BYTES]),
+        (section::STREAMS, &beyond.encode()),
+        (section::SLOTS, &[0xFF; 4]),
+        (section::IDS, &[0xFF; id::BYTES]),
+        (section::STREAM_FILTER, &[0xFF; filter::BLOCK_BYTES]),
+        (section::ID_FILTER, &[0xFF; filter::BLOCK_BYTES]),
+        (section::AGGREGATE_TYPES, &[0xFF; aggregate_type::BYTES]),
+        (section::KINDS, &[0xFF; kind::BYTES]),
+        (section::TEXT, &[0xFF; 4]),
+    ]);
+    assert_eq!(index.streams(5).expect("streams"), [beyond]);
+    assert_eq!(damage(index.stream_slots(&beyond, 0, u64::MAX, &mut Vec::new())), "it has fewer entries than are asked for");
+    let first = StreamEntry { count: 1, slots_at: 0, ..beyond };
+    assert_eq!(damage(index.stream_slots(&first, 1, 1, &mut Vec::new())), "a stream has an event that the segment does not have");
+    assert_eq!(damage(index.ids(u64::MAX)), "an id belongs to an event that the segment does not have");
+    assert_eq!(damage(index.aggregate_type(0)), "a name in it is longer than names can be");
+    assert_eq!(damage(index.aggregate_type(1)), "it has fewer entries than are asked for");
+    assert!(!damage(index.kinds()).is_empty() && !damage(index.check()).is_empty());
+
+    let name =
+        |at: u32, bytes: u32| planted(&[(section::AGGREGATE_TYPES, &[at.to_le_bytes(), bytes.to_le_bytes()].concat()), (section::TEXT, &[0xFF; 4])]);
+    assert_eq!(damage(name(0, 4).aggregate_type(0)), "a name in it is not UTF-8");
+    assert_eq!(damage(name(u32::MAX, 4).aggregate_type(0)), "it has fewer entries than are asked for");
+    let kinds = planted(&[(section::KINDS, &vec![0; kind::BYTES << 16])]);
+    assert_eq!(damage(kinds.kinds()), "it has more kinds than can be numbered");
+}
+
+#[test]
+fn a_check_finds_what_does_not_fit_together() {
+    let spoilers: [fn(&mut Contents); 3] = [
+        |contents| contents.slots[0] = contents.slots[1],
+        |contents| contents.streams[0].count = 1,
+        |contents| contents.streams[0] = contents.streams[1],
+    ];
+    for (number, spoil) in spoilers.iter().enumerate() {
+        let mut contents = contents_of(7, &[1, 2, 2, 1]);
+        spoil(&mut contents);
+        assert!(!damage(written(&contents).1.check()).is_empty(), "{number}");
+    }
+    let event = [0, 0, 0, 0, 0xFF, 0xFF];
+    let index = planted(&[(section::EVENTS, &event), (section::SLOTS, &[0; 4]), (section::IDS, &[0; id::BYTES])]);
+    assert_eq!(damage(index.check()), "an event stands in no stream");
+    let alone = planted(&[(section::EVENTS, &event)]);
+    assert_eq!(damage(alone.check()), "it does not have one id and one stream for each event");
 }
