@@ -21,31 +21,14 @@ from pathlib import Path
 from typing import Self
 
 import eventuali.sync
-from eventuali import Aggregate, DomainEvent, EventStore, EventStoreConfig, StreamAppend
+from eventuali import EventStore, EventStoreConfig, StreamAppend
+from shared import LOADED, Counted, Counter, show
 
 ROUNDS = 7
 SAVES = 20_000
 EVENTS_PER_AGGREGATE = 100
 SYNCED_SAVES_PER_TASK = 60
-LOADED = 1000
 READ = 200_000
-
-
-class Counted(DomainEvent):
-    """A small event."""
-
-    by: int
-    label: str
-
-
-class Counter(Aggregate):
-    """A small aggregate."""
-
-    total: int = 0
-
-    def apply_counted(self, event: Counted) -> None:
-        """Counts."""
-        self.total += event.by
 
 
 @contextmanager
@@ -100,11 +83,6 @@ def check(holds: bool) -> None:
     """Stops where a measurement did not do its work."""
     if not holds:
         raise SystemExit("a measurement did not do its work")
-
-
-def show(what: str, value: str, goal: str = "", beside: str = "") -> None:
-    """One line of the table."""
-    print(f"{what:<52} {value:>14}   {goal:<23} {beside}", flush=True)
 
 
 def rate(count: float, span: float) -> str:

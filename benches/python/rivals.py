@@ -23,35 +23,13 @@ from eventsourcing.persistence import StoredEvent
 from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
 
 import eventuali.sync
-from eventuali import NO_STREAM, Aggregate, DomainEvent, EventStore, EventStoreConfig
+from eventuali import NO_STREAM, EventStore, EventStoreConfig
+from shared import LOADED, Counted, Counter, show
 
 ROUNDS = 5
 TASKS = 64
 APPENDS_PER_TASK = 30
 THREADS = (1, 8, 64)
-LOADED = 1000
-
-
-class Counted(DomainEvent):
-    """A small event."""
-
-    by: int
-    label: str
-
-
-class Counter(Aggregate):
-    """A small aggregate."""
-
-    total: int = 0
-
-    def apply_counted(self, event: Counted) -> None:
-        """Counts."""
-        self.total += event.by
-
-
-def show(what: str, value: str, goal: str = "", beside: str = "") -> None:
-    """One line of the table."""
-    print(f"{what:<52} {value:>14}   {goal:<23} {beside}", flush=True)
 
 
 def seconds(work: Callable[[], object]) -> float:
