@@ -152,6 +152,8 @@
 
 mod aggregate;
 mod codec;
+#[cfg(test)]
+mod documented;
 mod error;
 mod event;
 mod index;

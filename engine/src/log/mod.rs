@@ -1,7 +1,5 @@
 //! Bytes, frames, segments: knows positions and batches, not aggregates.
 
-#[cfg(test)]
-mod documented;
 pub(crate) mod format;
 pub(crate) mod frame;
 pub(crate) mod manifest;

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::format::{self, body, frame_header, record_entry, seal_body, segment_header};
-use super::{manifest, watermark};
 use crate::index::{file, filter, run, sealed};
+use crate::log::format::{self, body, frame_header, record_entry, seal_body, segment_header};
+use crate::log::{manifest, watermark};
 
-const DOCUMENT: &str = include_str!("../../../docs/file-format.md");
+const DOCUMENT: &str = include_str!("../../docs/file-format.md");
 
 /// The rows of the tables under a heading: the cells of each.
 fn rows(heading: &str) -> Vec<Vec<&'static str>> {
