@@ -12,7 +12,7 @@ use eventuali::{
 };
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, Either, Executor as _, Row as _, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection as _, Either, Executor as _, Row as _, SqliteConnection};
 use tokio::time::sleep;
 use uuid::Uuid;
 
@@ -233,6 +233,9 @@ impl Sqlite {
     async fn give_up(&self, mut connection: PoolConnection<sqlx::Sqlite>, trouble: Trouble, refused: fn(Error) -> Failure) -> Failure {
         // SQLite may have done it itself.
         let _ = sqlx::query("ROLLBACK").execute(&mut *connection).await;
+        // A statement whose tables are others now fails before it begins, each time it is used again. The driver resets it behind those
+        // that it was sent with, finds no error any more that it could tell, and its thread ends. A new one fails when it is prepared.
+        let _ = connection.clear_cached_statements().await;
         match trouble {
             Trouble::Database(error) => fault(&self.shown, &error),
             Trouble::Commit(error) => commit_fault(&self.shown, &error),

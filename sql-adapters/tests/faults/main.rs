@@ -10,6 +10,7 @@ mod proxy;
 mod roles;
 mod session;
 
+mod by_hand;
 mod hostile;
 mod memory;
 mod order;

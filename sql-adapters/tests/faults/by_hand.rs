@@ -1,0 +1,63 @@
+//! SQLite files whose tables and rows somebody changes underneath a store.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use eventuali::{Error, ReadAll, Receipt, Result};
+use eventuali_sql::Config;
+use tempfile::TempDir;
+
+use crate::arrange::{Opened, assert_usable, one, open};
+use crate::session::Session;
+
+const SOON: Duration = Duration::from_secs(5);
+
+/// A store in a file with three events.
+fn with_three_events() -> (TempDir, PathBuf, Opened) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("events.db");
+    let store = open(Config::sqlite(&path));
+    for stream in ["a", "b", "a"] {
+        store.append(one(stream)).wait().expect("stored");
+    }
+    (folder, path, store)
+}
+
+fn by_hand(path: &Path, statements: &str) {
+    Session::sqlite(path).run_sqlite(statements);
+}
+
+fn appended(store: &Opened, stream: &str) -> Result<Vec<Receipt>> {
+    store.append(one(stream)).wait_until(Some(Instant::now() + SOON)).unwrap_or_else(|| panic!("no answer within {SOON:?}"))
+}
+
+fn read(store: &Opened) -> Result<Vec<u64>> {
+    store.read_all(ReadAll::new()).map(|read| read.map(|event| event.position().0)).collect()
+}
+
+/// The driver's thread once panicked when a statement behind `BEGIN` failed a second time because of what became of its table:
+/// that append, and every later one, was never answered.
+#[test]
+fn appends_are_refused_as_long_as_their_tables_are_others_and_go_on_afterwards() {
+    for (change, back) in [
+        ("ALTER TABLE events_state RENAME TO away", "ALTER TABLE away RENAME TO events_state"),
+        ("ALTER TABLE events RENAME TO away", "ALTER TABLE away RENAME TO events"),
+        ("ALTER TABLE events RENAME COLUMN tags TO away", "ALTER TABLE events RENAME COLUMN away TO tags"),
+        ("ALTER TABLE events RENAME COLUMN epoch TO away", "ALTER TABLE events RENAME COLUMN away TO epoch"),
+        ("ALTER TABLE events_state RENAME COLUMN last_commit TO away", "ALTER TABLE events_state RENAME COLUMN away TO last_commit"),
+        ("CREATE TRIGGER away BEFORE INSERT ON events BEGIN SELECT RAISE(ROLLBACK, 'no such'); END", "DROP TRIGGER away"),
+        ("CREATE TRIGGER away BEFORE INSERT ON events BEGIN SELECT no_such FROM nowhere; END", "DROP TRIGGER away"),
+    ] {
+        let (_folder, path, store) = with_three_events();
+        for _ in 0..2 {
+            by_hand(&path, change);
+            for _ in 0..3 {
+                let refused = appended(&store, "b");
+                assert!(matches!(&refused, Err(Error::Database { code: Some(_), message, .. }) if message.contains("no")), "{change}: {refused:?}");
+            }
+            by_hand(&path, back);
+            assert_usable(&store);
+        }
+        assert_eq!(read(&store).expect("everything can be read"), [1, 2, 3, 4, 5], "{change}: nothing of what was refused is stored");
+    }
+}
