@@ -6,9 +6,12 @@ and left as it is. Else a throwaway server is started from installed binaries an
 """
 
 import argparse
+import base64
 import contextlib
 import errno
 import fcntl
+import hashlib
+import hmac
 import os
 import pwd
 import random
@@ -120,7 +123,7 @@ class Cluster:
     def create(self, port: int, password: str) -> None:
         """Make an empty cluster, whose one user has this password."""
         password_file = self.folder / "password"
-        password_file.write_text(password, encoding="utf-8")
+        password_file.write_text(_verifier(password), encoding="utf-8")
         self._hand_over(self.folder, password_file)
         self._run(
             *("initdb", "--pgdata", self.data, "--username", "eventuali", "--pwfile", password_file, "--no-sync"),
@@ -245,6 +248,18 @@ ACTIONS = {
     "kill": Cluster.kill,
     "crash": Cluster.crash,
 }
+
+
+def _verifier(password: str) -> str:
+    """What the server keeps of a password: hashed once and not 4096 times, which every connection of every test would do.
+
+    Nobody guesses a random password, however fast the guesses are tried.
+    """
+    salt, iterations = secrets.token_bytes(16), 1
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, iterations)
+    client_key, server_key = (hmac.digest(salted, key, "sha256") for key in (b"Client Key", b"Server Key"))
+    kept = [base64.b64encode(part).decode() for part in (salt, hashlib.sha256(client_key).digest(), server_key)]
+    return f"SCRAM-SHA-256${iterations}:{kept[0]}${kept[1]}:{kept[2]}"
 
 
 def _locked(file: int) -> bool:
