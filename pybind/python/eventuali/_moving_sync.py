@@ -1,30 +1,11 @@
 """Moving history, for plain synchronous code: the functions of `eventuali.moving` without `await`."""
 
-import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self, final
+from typing import Self, final
 
-from eventuali import _eventuali
-from eventuali._eventuali import EventStoreCore, MirrorCore, Move
-from eventuali._moving import (
-    AnyStore,
-    LinesFile,
-    MirrorStatus,
-    Moved,
-    Progress,
-    Report,
-    Verified,
-    lines_read_from,
-    lines_written_to,
-    moved,
-    open_core,
-    request_for,
-    require_report,
-    verified,
-)
-from eventuali._opening import core_of
+from eventuali import _moves
+from eventuali._moves import MirrorParts, finished
+from eventuali._moving import AnyStore, LinesFile, MirrorStatus, Moved, Report, Verified
 
 
 def export(source: AnyStore, target: AnyStore, *, progress: Report | None = None) -> Moved:
@@ -41,43 +22,29 @@ def export(source: AnyStore, target: AnyStore, *, progress: Report | None = None
         Moved(events=1, position=1, complete=True)
         True
     """
-    require_report(progress)
-    with _opened(source, is_source=True) as here, _opened(target, is_source=False) as there:
-        return moved(_carried_out(_eventuali.start_export(here, there, True), progress))
+    return finished(_moves.export(source, target, progress, blocking=True))
 
 
 def verify(source: AnyStore, target: AnyStore, *, progress: Report | None = None) -> Verified:
     """Compares everything that two stores hold, as it is stored. Finding a difference is no error."""
-    require_report(progress)
-    with _opened(source, is_source=True) as here, _opened(target, is_source=True) as there:
-        return verified(_carried_out(_eventuali.start_verify(here, there, True), progress))
+    return finished(_moves.verify(source, target, progress, blocking=True))
 
 
 def export_json_lines(source: AnyStore, file: LinesFile, *, progress: Report | None = None) -> Moved:
     """Writes every durable event as JSON lines: one with the store's id and epoch, then one for each event, in order."""
-    require_report(progress)
-    with _opened(source, is_source=True) as here:
-        with lines_written_to(file) as (written, keep):
-            done = moved(_carried_out(_eventuali.start_export_lines(here, written.write, True), progress))
-            if done.complete:
-                keep()
-        return done
+    return finished(_moves.export_json_lines(source, file, progress, blocking=True))
 
 
 def import_json_lines(file: LinesFile, target: AnyStore, *, progress: Report | None = None) -> Moved:
     """Moves the events of JSON lines into a store; what it has already is passed over."""
-    require_report(progress)
-    with lines_read_from(file) as read, _opened(target, is_source=False) as there:
-        return moved(_carried_out(_eventuali.start_import_lines(read.read, there, True), progress))
+    return finished(_moves.import_json_lines(file, target, progress, blocking=True))
 
 
 def import_eventsourcing(
     address: str, target: AnyStore, *, table: str | None = None, progress: Report | None = None
 ) -> Moved:
     """Moves the events of an application of the `eventsourcing` library into a store; what it has already is passed over."""
-    require_report(progress)
-    with _opened(target, is_source=False) as there:
-        return moved(_carried_out(_eventuali.start_import_eventsourcing(address, table, there, True), progress))
+    return finished(_moves.import_eventsourcing(address, target, table, progress, blocking=True))
 
 
 def mirror(source: AnyStore, target: AnyStore) -> "Mirror":
@@ -96,43 +63,25 @@ def mirror(source: AnyStore, target: AnyStore) -> "Mirror":
         ...     target.head()
         1
     """
-    opened: list[EventStoreCore] = []
-    cores: list[EventStoreCore] = []
-    try:
-        for number, store in enumerate((source, target)):
-            core = open_core(store)
-            if core is None:
-                core = _core(store, is_source=number == 0)
-                opened.append(core)
-            cores.append(core)
-        return Mirror(_eventuali.start_mirror(cores[0], cores[1], True), tuple(opened))
-    except BaseException:
-        for core in opened:
-            core.close()
-        raise
+    return Mirror(finished(_moves.start_mirror(source, target, blocking=True)))
 
 
 @final
 class Mirror:
     """A mirror that runs until it is stopped. Both stores stay open until then."""
 
-    __slots__ = ("__weakref__", "_core", "_opened")
+    __slots__ = ("__weakref__", "_parts")
 
-    def __init__(self, core: MirrorCore, opened: tuple[EventStoreCore, ...], /) -> None:
-        self._core = core
-        self._opened = opened
+    def __init__(self, parts: MirrorParts, /) -> None:
+        self._parts = parts
 
     def status(self) -> MirrorStatus:
         """How far it has come."""
-        return MirrorStatus(*self._core.status())
+        return self._parts.status()
 
     def stop(self) -> MirrorStatus:
         """Ends it when the transaction under way is through. Stopping it again only tells how far it has come."""
-        try:
-            return MirrorStatus(*self._core.stop())
-        finally:
-            for core in self._opened:
-                core.close()
+        return finished(self._parts.stop())
 
     def __enter__(self) -> Self:
         return self
@@ -141,44 +90,3 @@ class Mirror:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         self.stop()
-
-
-def _core(store: AnyStore, *, is_source: bool) -> EventStoreCore:
-    return core_of(request_for(store, is_source=is_source).open(blocking=True), "EventStore.create(...)")
-
-
-@contextmanager
-def _opened(store: AnyStore, *, is_source: bool) -> Iterator[EventStoreCore]:
-    """The core of an open store, or of one that is opened for a while."""
-    core = open_core(store)
-    if core is not None:
-        yield core
-        return
-    core = _core(store, is_source=is_source)
-    try:
-        yield core
-    finally:
-        core.close()
-
-
-def _carried_out(move: Move, progress: Report | None) -> tuple[Any, ...]:
-    try:
-        while (told := move.next()) is not None:
-            if progress is None:
-                continue
-            if _told(progress, Progress(*told)) is False:
-                move.stop()
-                progress = None
-    except BaseException:
-        # What is under way is finished: whoever goes on from here finds the stores at rest.
-        move.stop()
-        while move.next() is not None:
-            pass
-        raise
-    return move.outcome()
-
-
-def _told(progress: Report, how_far: Progress) -> object:
-    if inspect.isawaitable(answer := progress(how_far)):
-        raise TypeError(f"progress returned {answer!r}, which nobody would await: eventuali.moving does")
-    return answer

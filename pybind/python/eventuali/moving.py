@@ -22,14 +22,12 @@ Example:
     True
 """
 
-import inspect
-from collections.abc import AsyncIterator, Generator
-from contextlib import asynccontextmanager
+from collections.abc import Generator
 from types import TracebackType
 from typing import Any, Self, final
 
-from eventuali import _eventuali
-from eventuali._eventuali import EventStoreCore, MirrorCore, Move, Pending
+from eventuali import _moves
+from eventuali._moves import MirrorParts
 from eventuali._moving import (
     AnyStore,
     AwaitableReport,
@@ -39,13 +37,6 @@ from eventuali._moving import (
     Moved,
     Progress,
     Verified,
-    lines_read_from,
-    lines_written_to,
-    moved,
-    open_core,
-    request_for,
-    require_report,
-    verified,
 )
 
 __all__ = [
@@ -82,9 +73,7 @@ async def export(source: AnyStore, target: AnyStore, *, progress: AwaitableRepor
         DivergedError: the target holds events that are not the source's. Nothing was written.
         StoreUnavailableError: one of the stores was not available for 30 s.
     """
-    require_report(progress)
-    async with _opened(source, is_source=True) as here, _opened(target, is_source=False) as there:
-        return moved(await _carried_out(_eventuali.start_export(here, there, False), progress))
+    return await _moves.export(source, target, progress, blocking=False)
 
 
 async def verify(source: AnyStore, target: AnyStore, *, progress: AwaitableReport | None = None) -> Verified:
@@ -109,9 +98,7 @@ async def verify(source: AnyStore, target: AnyStore, *, progress: AwaitableRepor
         >>> asyncio.run(main())  # doctest: +ELLIPSIS
         False the target lacks the event at position 1 (...)
     """  # noqa: D205
-    require_report(progress)
-    async with _opened(source, is_source=True) as here, _opened(target, is_source=True) as there:
-        return verified(await _carried_out(_eventuali.start_verify(here, there, False), progress))
+    return await _moves.verify(source, target, progress, blocking=False)
 
 
 async def export_json_lines(source: AnyStore, file: LinesFile, *, progress: AwaitableReport | None = None) -> Moved:
@@ -140,13 +127,7 @@ async def export_json_lines(source: AnyStore, file: LinesFile, *, progress: Awai
         >>> asyncio.run(main())
         Moved(events=1, position=1, complete=True)
     """
-    require_report(progress)
-    async with _opened(source, is_source=True) as here:
-        with lines_written_to(file) as (written, keep):
-            done = moved(await _carried_out(_eventuali.start_export_lines(here, written.write, False), progress))
-            if done.complete:
-                keep()
-        return done
+    return await _moves.export_json_lines(source, file, progress, blocking=False)
 
 
 async def import_json_lines(file: LinesFile, target: AnyStore, *, progress: AwaitableReport | None = None) -> Moved:
@@ -161,10 +142,7 @@ async def import_json_lines(file: LinesFile, target: AnyStore, *, progress: Awai
         DivergedError: the target holds other events. Nothing was written.
         SerializationError: a line is not an event; the message has its number. What stands before it may have been stored.
     """
-    require_report(progress)
-    with lines_read_from(file) as read:
-        async with _opened(target, is_source=False) as there:
-            return moved(await _carried_out(_eventuali.start_import_lines(read.read, there, False), progress))
+    return await _moves.import_json_lines(file, target, progress, blocking=False)
 
 
 async def import_eventsourcing(
@@ -187,9 +165,7 @@ async def import_eventsourcing(
         DatabaseError: the database has no such table.
         DivergedError: the target holds other events. Nothing was written.
     """
-    require_report(progress)
-    async with _opened(target, is_source=False) as there:
-        return moved(await _carried_out(_eventuali.start_import_eventsourcing(address, table, there, False), progress))
+    return await _moves.import_eventsourcing(address, target, table, progress, blocking=False)
 
 
 def mirror(source: AnyStore, target: AnyStore) -> "Mirroring":
@@ -228,15 +204,14 @@ def mirror(source: AnyStore, target: AnyStore) -> "Mirroring":
 class Mirror:
     """A mirror that runs until it is stopped. Both stores stay open until then."""
 
-    __slots__ = ("__weakref__", "_core", "_opened")
+    __slots__ = ("__weakref__", "_parts")
 
-    def __init__(self, core: MirrorCore, opened: tuple[EventStoreCore, ...], /) -> None:
-        self._core = core
-        self._opened = opened
+    def __init__(self, parts: MirrorParts, /) -> None:
+        self._parts = parts
 
     def status(self) -> MirrorStatus:
         """How far it has come."""
-        return MirrorStatus(*self._core.status())
+        return self._parts.status()
 
     async def stop(self) -> MirrorStatus:
         """Ends it when the transaction under way is through. Stopping it again only tells how far it has come.
@@ -244,12 +219,7 @@ class Mirror:
         Raises:
             EventualiError: what ended it before it was stopped.
         """
-        try:
-            status: tuple[Any, ...] | Pending[tuple[Any, ...]] = self._core.stop()
-            return MirrorStatus(*((await status) if isinstance(status, Pending) else status))
-        finally:
-            for core in self._opened:
-                await _closed(core)
+        return await self._parts.stop()
 
     async def __aenter__(self) -> Self:
         return self
@@ -271,21 +241,7 @@ class Mirroring:
         self._mirror: Mirror | None = None
 
     async def _start(self) -> Mirror:
-        opened: list[EventStoreCore] = []
-        cores: list[EventStoreCore] = []
-        try:
-            for number, store in enumerate(self._stores):
-                core = open_core(store)
-                if core is None:
-                    core = await _core(store, is_source=number == 0)
-                    opened.append(core)
-                cores.append(core)
-            started: MirrorCore | Pending[MirrorCore] = _eventuali.start_mirror(cores[0], cores[1], False)
-            return Mirror((await started) if isinstance(started, Pending) else started, tuple(opened))
-        except BaseException:
-            for core in opened:
-                await _closed(core)
-            raise
+        return Mirror(await _moves.start_mirror(*self._stores, blocking=False))
 
     def __await__(self) -> Generator[Any, Any, Mirror]:
         return self._start().__await__()
@@ -299,53 +255,3 @@ class Mirroring:
     ) -> None:
         if self._mirror is not None:
             await self._mirror.stop()
-
-
-async def _core(store: AnyStore, *, is_source: bool) -> EventStoreCore:
-    core = request_for(store, is_source=is_source).open(blocking=False)
-    return (await core) if isinstance(core, Pending) else core
-
-
-async def _closed(core: EventStoreCore) -> None:
-    done: Pending[None] | None = core.close()
-    if done is not None:
-        await done
-
-
-@asynccontextmanager
-async def _opened(store: AnyStore, *, is_source: bool) -> AsyncIterator[EventStoreCore]:
-    """The core of an open store, or of one that is opened for a while."""
-    core = open_core(store)
-    if core is not None:
-        yield core
-        return
-    core = await _core(store, is_source=is_source)
-    try:
-        yield core
-    finally:
-        await _closed(core)
-
-
-async def _carried_out(move: Move, progress: AwaitableReport | None) -> tuple[Any, ...]:
-    try:
-        while (told := await _next(move)) is not None:
-            if progress is None:
-                continue
-            answer = progress(Progress(*told))
-            if inspect.isawaitable(answer):
-                answer = await answer
-            if answer is False:
-                move.stop()
-                progress = None
-    except BaseException:
-        # What is under way is finished: whoever goes on from here finds the stores at rest.
-        move.stop()
-        while await _next(move) is not None:
-            pass
-        raise
-    return move.outcome()
-
-
-async def _next(move: Move) -> tuple[Any, ...] | None:
-    told: tuple[Any, ...] | Pending[tuple[Any, ...] | None] | None = move.next()
-    return (await told) if isinstance(told, Pending) else told
