@@ -55,9 +55,7 @@ async def verify(source: AnyStore, target: AnyStore, progress: AwaitableReport |
         _Opened(source, is_source=True, blocking=blocking) as here,
         _Opened(target, is_source=True, blocking=blocking) as there,
     ):
-        return verified(
-            await _carried_out(_eventuali.start_verify(here, there, blocking), progress, blocking=blocking)
-        )
+        return verified(await _carried_out(_eventuali.start_verify(here, there, blocking), progress, blocking=blocking))
 
 
 async def export_json_lines(
