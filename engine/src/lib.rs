@@ -159,6 +159,8 @@ mod event;
 mod index;
 mod log;
 mod log_store;
+pub mod maintenance;
+mod progress;
 mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -169,6 +171,7 @@ pub use error::{Corruption, Error, EventIdProblem, Remedy, Result};
 pub use event::{DataFormat, Event, EventData, EventMetadata, Json, NewEvent, StreamKey, Tag, Timestamp};
 pub use log::storage;
 pub use log_store::{LogStore, OpenOptions, OpenOutcome, OpenReport, rebuild_manifest};
+pub use progress::Progress;
 pub use store::{
     AppendBatch, BatchSource, Capabilities, Completion, Durability, EventReader, EventStore, Operation, ReadAll, ReadStream, Receipt, StoreIdentity,
     StreamAppend, StreamInfo,

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 
 use append::{Answer, Deciding};
 use operation::{CloseOperation, Fresh, TaskOperation, TaskState};
+pub(crate) use options::existing;
 pub use options::{OpenOptions, rebuild_manifest};
 use read::LogReader;
 

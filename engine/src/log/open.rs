@@ -471,7 +471,7 @@ impl Opening<'_> {
 }
 
 /// Whether this is a store's first segment, as it was made, before any append.
-fn is_untouched(segment: &Segment) -> Result<bool> {
+pub(crate) fn is_untouched(segment: &Segment) -> Result<bool> {
     let header = &segment.header;
     Ok((header.sequence, header.base_lsn, header.generation) == (1, 0, 0) && segment.rest(0)?.bytes == 0)
 }

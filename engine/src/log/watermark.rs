@@ -54,6 +54,17 @@ pub(crate) struct Mark {
     pub(crate) visible_position: u64,
 }
 
+/// In what state a watermark is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// There is none.
+    Missing,
+    /// Neither slot is whole and of this store.
+    Unusable,
+    /// What its newer slot says; nothing if none was ever written, as where nothing was synced yet.
+    Says(Mark),
+}
+
 fn encode(store_id: Uuid, sequence: u64, mark: &Mark) -> [u8; layout::BYTES] {
     let mut bytes = [0; layout::BYTES];
     let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
@@ -111,6 +122,23 @@ impl Watermark {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Mark::default()),
             Err(error) => Err(error),
         }
+    }
+
+    /// In what state the watermark of a store is, for who wants to tell one that is damaged from one that says nothing.
+    pub(crate) fn look(storage: &dyn Storage, store_id: Uuid) -> io::Result<Standing> {
+        let file = match storage.open(WATERMARK, Access::Read) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Standing::Missing),
+            file => file?,
+        };
+        // What cannot be read says nothing.
+        if let Ok(Some((_, mark))) = newest(&*file, store_id) {
+            return Ok(Standing::Says(mark));
+        }
+        let untouched = (0..2).all(|slot| {
+            let mut bytes = [0; layout::BYTES];
+            file.read_at(&mut bytes, slot * layout::SLOT_DISTANCE).is_ok() && bytes.iter().all(|byte| *byte == 0)
+        });
+        Ok(if untouched { Standing::Says(Mark::default()) } else { Standing::Unusable })
     }
 
     /// Opens the watermark for writing, or makes one.

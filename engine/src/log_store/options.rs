@@ -165,9 +165,16 @@ fn make_directory(path: &Path) -> Result<bool> {
 /// [`StoreLocked`](Error::StoreLocked), [`Corruption`](Error::Corruption) if a segment's header is damaged,
 /// [`Configuration`](Error::Configuration) if there are no segments, [`Io`](Error::Io).
 pub fn rebuild_manifest(path: impl AsRef<Path>) -> Result<()> {
-    let path = resolve(path.as_ref())?;
-    if !path.is_dir() {
-        return Err(Error::configuration(format!("{path:?} does not exist")));
+    rebuild(&existing(path.as_ref())?)
+}
+
+/// The directory of a store that must be there.
+pub(crate) fn existing(path: &Path) -> Result<OsStorage> {
+    let path = std::path::absolute(path).map_err(|error| Error::configuration(format!("{path:?} is no path of a store: {error}")))?;
+    match fs::metadata(&path) {
+        Ok(metadata) if metadata.is_dir() => Ok(OsStorage::new(path)),
+        Ok(_) => Err(Error::configuration(format!("{path:?} is a file, but a store is a directory; choose another path"))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::configuration(format!("{path:?} does not exist"))),
+        Err(error) => Err(Error::io("look up", path, &error)),
     }
-    rebuild(&OsStorage::new(path))
 }

@@ -12,5 +12,7 @@ mod planted;
 mod poisoning;
 mod power_cuts;
 mod runs;
+mod salvaging;
 mod truncation;
+mod verifying;
 mod ways_out;

@@ -18,7 +18,7 @@ fn accepting_loss_after(storage: &FaultyStorage, position: Position) -> Result<L
 }
 
 /// Sound files, and the same in every state of damage that is refused, by name.
-fn damaged_stores() -> (Vec<Event>, Vec<(&'static str, Files)>) {
+pub(crate) fn damaged_stores() -> (Vec<Event>, Vec<(&'static str, Files)>) {
     let (files, events) = three_segments();
     let middle_of = |name: &str, number: usize| frames(&files[name])[number].bytes.start + 70;
     let without = |name: &str| {

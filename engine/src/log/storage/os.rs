@@ -21,7 +21,7 @@ pub(crate) use platform::DirectoryId;
 use platform::{HeldLock, create_private_directory, is_at, is_linked, private, read_at, reserve, sync_directory, write_all_at};
 
 /// The name of the lock file.
-const LOCK: &str = "LOCK";
+pub(crate) const LOCK: &str = "LOCK";
 /// The lock file's length: what it says is padded, so that it is never cut.
 const LOCK_BYTES: usize = 256;
 
@@ -39,6 +39,11 @@ impl OsStorage {
     /// Makes the directory of a new store, and its name durable.
     pub(crate) fn create_directory(path: &Path) -> io::Result<()> {
         create_private_directory(path)?;
+        Self::sync_parent(path)
+    }
+
+    /// Makes the name of a directory durable.
+    pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
         sync_directory(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))
     }
 }

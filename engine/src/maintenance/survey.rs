@@ -1,0 +1,253 @@
+//! All segments in the order of the log: what continues what, and what is missing in between.
+
+use std::sync::Arc;
+
+use super::Damage;
+use super::files::{Files, Held, Place, WITHOUT_WATERMARK};
+use super::rescue::Rescued;
+use super::seed::{find_seed, salt_in};
+use super::source::{Source, Unreadable, damage};
+use crate::error::{Error, Result};
+use crate::log::format::{FrameHeader, segment_seed};
+use crate::log::recovery::Chain;
+use crate::log::segment::file_name;
+use crate::log::storage::StorageFile;
+use crate::log::watermark::{Mark, WATERMARK};
+
+/// Further than any log reaches.
+const FURTHEST: u64 = 1 << 62;
+/// A block with more than this is not kept beside others.
+pub(super) const LARGE_BYTES: usize = 4 << 20;
+
+/// A block of a segment's bytes, and what was found in it and behind the block before.
+#[derive(Default)]
+pub(super) struct Block {
+    pub(super) bytes: Vec<u8>,
+    /// Where in the file the bytes begin.
+    pub(super) base: u64,
+    pub(super) source: Option<Arc<Source>>,
+    pub(super) items: Vec<Item>,
+}
+
+impl Block {
+    /// How much memory it takes, about.
+    pub(super) fn weight(&self) -> usize {
+        let rescued = |item: &Item| if let Item::Records(rescued) = item { rescued.bytes.len() } else { 0 };
+        self.bytes.len() + self.items.iter().map(rescued).sum::<usize>()
+    }
+}
+
+/// What was found, in the order of the log.
+pub(super) enum Item {
+    /// A whole, verified frame, which begins here in the block's bytes.
+    Frame { start: usize, header: FrameHeader },
+    /// What is left of a damaged frame.
+    Records(Rescued),
+    /// A damaged place.
+    Damage(Damage),
+}
+
+/// Gives a block away for another that may be overwritten.
+pub(super) type Deliver<'a> = dyn FnMut(Block) -> Result<Block> + 'a;
+
+/// What was read in all.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Surveyed {
+    pub(super) segments: u64,
+    pub(super) bytes: u64,
+    /// Bytes at the end that nobody was promised.
+    pub(super) unpromised_bytes: u64,
+    /// The position behind the last event that was promised, as far as anything tells.
+    pub(super) end_position: u64,
+}
+
+/// What is known of where a segment ends.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ahead {
+    pub(super) lsn: Option<u64>,
+    pub(super) position: Option<u64>,
+    /// Whether no segment follows.
+    pub(super) is_last: bool,
+    /// The LSN that the manifest says it ends at.
+    pub(super) named_end: Option<u64>,
+}
+
+/// Reads a log from end to end, and goes on behind damage.
+pub(super) struct Surveyor<'a> {
+    pub(super) mark: Mark,
+    pub(super) chain: Chain,
+    /// The anchor that the next segment must have, where the one before has a sound seal.
+    pub(super) anchor: Option<u32>,
+    pub(super) block: Block,
+    /// How many bytes of the block are the file's, and whether the file ends with them.
+    pub(super) filled: usize,
+    pub(super) file_ended: bool,
+    pub(super) unreadable: Option<Unreadable>,
+    pub(super) surveyed: Surveyed,
+    pub(super) deliver: &'a mut Deliver<'a>,
+}
+
+/// Reads everything that the files hold.
+pub(super) fn survey<'a>(files: Files, deliver: &'a mut Deliver<'a>) -> Result<Surveyed> {
+    let Files { has_manifest, has_watermark, mark, places, damage: found } = files;
+    // What no log reaches is not believed further than it could be counted.
+    let mark = Mark { durable_lsn: mark.durable_lsn.min(FURTHEST), durable_position: mark.durable_position.min(FURTHEST), ..mark };
+    let mut surveyor = Surveyor {
+        mark,
+        chain: Chain { lsn: 0, position: 1, checksum: 0, epoch: 0, commit_time: i64::MIN, durable_upto: 0 },
+        anchor: Some(0),
+        block: Block { items: found.into_iter().map(Item::Damage).collect(), ..Block::default() },
+        filled: 0,
+        file_ended: false,
+        unreadable: None,
+        surveyed: Surveyed::default(),
+        deliver,
+    };
+    if let (true, Some(first)) = (has_manifest, places.first().and_then(|place| place.named)) {
+        surveyor.chain.lsn = first.base_lsn;
+        surveyor.chain.position = first.base_position;
+    }
+    for (number, place) in places.iter().enumerate() {
+        surveyor.place(place, places.get(number + 1))?;
+    }
+    surveyor.check_end(has_watermark, places.last());
+    surveyor.flush()?;
+    Ok(Surveyed { end_position: surveyor.chain.position, ..surveyor.surveyed })
+}
+
+impl Surveyor<'_> {
+    pub(super) fn tell(&mut self, damage: Damage) {
+        self.block.items.push(Item::Damage(damage));
+    }
+
+    /// Hands over what was found so far.
+    pub(super) fn flush(&mut self) -> Result<()> {
+        let block = std::mem::take(&mut self.block);
+        let source = block.source.clone();
+        self.block = (self.deliver)(block)?;
+        self.block.items.clear();
+        self.block.source = source;
+        (self.filled, self.file_ended) = (0, false);
+        Ok(())
+    }
+
+    /// Notes what is left of a frame.
+    pub(super) fn save(&mut self, rescued: Rescued) -> Result<()> {
+        self.block.items.push(Item::Records(rescued));
+        if self.block.weight() > LARGE_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// Reads one segment.
+    fn place(&mut self, place: &Place, next: Option<&Place>) -> Result<()> {
+        let named_end = place.named.and_then(|named| named.end_lsn).map(|end| end.min(FURTHEST));
+        let ahead = Ahead {
+            lsn: named_end.or_else(|| next.and_then(Place::base_lsn)),
+            position: next.and_then(Place::base_position),
+            is_last: next.is_none(),
+            named_end,
+        };
+        if place.named.is_none() {
+            self.note_those_missing_before(place);
+        }
+        let Some(source) = self.source_of(place, &ahead) else {
+            self.pass_over(&ahead);
+            return Ok(());
+        };
+        let source = Arc::new(source);
+        self.flush()?;
+        self.unreadable = None;
+        self.block.source = Some(Arc::clone(&source));
+        self.surveyed.segments += 1;
+        self.surveyed.bytes += source.file.length().map_err(|error| Error::io("look up", source.name.clone(), &error))?;
+        self.frames(&source, &ahead)?;
+        self.flush()
+    }
+
+    /// Without a manifest nobody names the segments that are missing, but their numbers are.
+    fn note_those_missing_before(&mut self, place: &Place) {
+        let Some(base_position) = place.base_position() else { return };
+        if self.anchor.is_some() && Some(self.chain.lsn) == place.base_lsn() || base_position <= self.chain.position {
+            return;
+        }
+        let missing = place.sequence.saturating_sub(1).max(1);
+        let positions = (self.chain.position, base_position);
+        let reason = "what lies before the next segment is missing";
+        self.tell(damage(&file_name(missing, 0), Some(missing), 0, None, positions, reason));
+        self.anchor = None;
+        self.chain.position = base_position;
+    }
+
+    /// Where the frames of a place are read from; nothing if there are none to be read. The chain is then that of its first frame.
+    fn source_of(&mut self, place: &Place, ahead: &Ahead) -> Option<Source> {
+        let (file, seed, base_lsn): (Arc<dyn StorageFile>, _, _) = match &place.held {
+            Held::Missing => {
+                let positions = (self.chain.position, ahead.position.unwrap_or(self.promised_position()));
+                let reason = "the manifest names this segment, but there is no such file";
+                self.tell(damage(&place.name, Some(place.sequence), 0, None, positions, reason));
+                return None;
+            }
+            Held::Segment(segment) => {
+                let header = &segment.header;
+                let told = (header.base_lsn, header.base_position);
+                let continues = told == (self.chain.lsn, self.chain.position) && self.anchor == Some(header.anchor);
+                if self.anchor.is_some() && !continues {
+                    let positions = (self.chain.position, header.base_position);
+                    let reason = "the segment does not continue the one before it";
+                    self.tell(damage(&segment.name, Some(place.sequence), 0, Some(0), positions, reason));
+                }
+                if self.surveyed.segments == 0 {
+                    self.chain.epoch = header.epoch;
+                }
+                self.chain.checksum = header.anchor;
+                (Arc::clone(&segment.file), segment.seed, header.base_lsn)
+            }
+            Held::Headless { file, header } => {
+                let base_lsn = place.base_lsn().or_else(|| self.anchor.map(|_| self.chain.lsn));
+                let found = base_lsn.and_then(|lsn| Some((find_seed(&**file, salt_in(header).map(segment_seed), lsn)?, lsn)));
+                let Some((seed, base_lsn)) = found else {
+                    let positions = (self.chain.position, ahead.position.unwrap_or(self.promised_position()));
+                    let reason = "without the segment's header its frames cannot be verified";
+                    self.tell(damage(&place.name, Some(place.sequence), 0, None, positions, reason));
+                    return None;
+                };
+                self.chain.checksum = self.anchor.unwrap_or(0);
+                (Arc::clone(file), seed, base_lsn)
+            }
+        };
+        self.chain.lsn = base_lsn;
+        self.chain.position = self.chain.position.max(place.base_position().unwrap_or(0));
+        self.anchor = None;
+        let name = match &place.held {
+            Held::Segment(segment) => segment.name.clone(),
+            _ => place.name.clone(),
+        };
+        Some(Source { name, sequence: place.sequence, file, seed, base_lsn })
+    }
+
+    /// Goes on behind a segment of which nothing can be read.
+    fn pass_over(&mut self, ahead: &Ahead) {
+        self.anchor = None;
+        self.chain.lsn = ahead.lsn.unwrap_or(self.chain.lsn);
+        self.chain.position = self.chain.position.max(ahead.position.unwrap_or(self.promised_position()));
+    }
+
+    /// The position behind the last one that the watermark says is on disk.
+    pub(super) fn promised_position(&self) -> u64 {
+        self.mark.durable_position + 1
+    }
+
+    /// The end of all segments, which a seal alone does not prove.
+    fn check_end(&mut self, has_watermark: bool, last: Option<&Place>) {
+        if self.chain.lsn > 0 && !has_watermark {
+            self.tell(damage(WATERMARK, None, 0, None, (0, 0), format!("there is no watermark; {WITHOUT_WATERMARK}")));
+        }
+        let (Some(last), true) = (last, self.anchor.is_some() && self.mark.durable_lsn > self.chain.lsn) else { return };
+        let reason = format!(
+            "the watermark says that everything up to LSN {} was on disk, but the log can be read only up to LSN {}",
+            self.mark.durable_lsn, self.chain.lsn
+        );
+        let positions = (self.chain.position, self.promised_position());
+        self.tell(damage(&last.name, Some(last.sequence), 0, None, positions, reason));
+        self.chain.position = self.chain.position.max(positions.1);
+    }
+}

@@ -1,0 +1,162 @@
+//! Verify: everything read, every damaged place reported.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Instant;
+
+use super::Damage;
+use super::files::Files;
+use super::pipeline::run;
+use super::rescue::Rescued;
+use super::source::Source;
+use super::streams::Streams;
+use super::survey::{Block, Item};
+use super::walk::frame_at;
+use crate::codec::Body;
+use crate::error::Result;
+use crate::event::StreamKey;
+use crate::log::format::{FrameHeader, Kind, RecordEntry};
+use crate::log::storage::Storage;
+use crate::log_store::existing;
+use crate::progress::Progress;
+use crate::version::Position;
+
+/// How many damaged places are told one by one.
+pub(super) const DAMAGE_MAX: usize = 100_000;
+
+/// What verifying found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// How many events are whole.
+    pub events: u64,
+    /// How many frames are whole.
+    pub frames: u64,
+    /// How many segments were read.
+    pub segments: u64,
+    /// How many bytes of segments were read.
+    pub bytes: u64,
+    /// The last event that is whole.
+    pub last_position: Position,
+    /// How many bytes follow the log that nobody was promised: an append that was interrupted, or is under way. That is no damage.
+    pub unpromised_bytes: u64,
+    /// Every damaged place in the order of the log, up to 100,000 of them.
+    pub damage: Vec<Damage>,
+    /// How many damaged places there are.
+    pub damaged_places: u64,
+    /// Whether everything was read; false if it was stopped before.
+    pub complete: bool,
+}
+
+impl VerifyReport {
+    /// Whether everything was read and is whole.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.complete && self.damaged_places == 0
+    }
+
+    fn note(&mut self, damage: Damage) {
+        self.damaged_places += 1;
+        if self.damage.len() < DAMAGE_MAX {
+            self.damage.push(damage);
+        }
+    }
+}
+
+/// Reads every byte of the store in a directory and verifies every checksum, the chain of frames, seals, positions and
+/// versions, manifest against segments, and the watermark. It goes on behind damage, and reports every damaged place.
+///
+/// It takes no lock and changes nothing. What a writer has appended behind the durable mark of the watermark is counted
+/// where it is whole and judged only where something later proves that it was on disk. `progress` is told from time to
+/// time how far it is, and can stop it.
+///
+/// # Errors
+/// [`Configuration`](crate::Error::Configuration) if there is no store, [`FormatVersion`](crate::Error::FormatVersion) if a newer
+/// release wrote it, [`Io`](crate::Error::Io) if a file may not be opened. Damage is no error, nor is a sector that cannot be read.
+pub fn verify(path: impl AsRef<Path>, progress: impl FnMut(&Progress) -> ControlFlow<()>) -> Result<VerifyReport> {
+    verify_storage(&existing(path.as_ref())?, progress)
+}
+
+/// Verifies the store in any storage: how tests inject faults.
+///
+/// # Errors
+/// Those of [`verify`].
+pub fn verify_storage(storage: &dyn Storage, mut progress: impl FnMut(&Progress) -> ControlFlow<()>) -> Result<VerifyReport> {
+    let start = Instant::now();
+    let files = Files::look(storage)?;
+    let last_position = files.last_position();
+    let mut verifying = Verifying::default();
+    let surveyed = run(files, &mut |block| {
+        verifying.take_in(block);
+        let VerifyReport { events, last_position: Position(position), .. } = verifying.report;
+        let last_position = last_position.map(|last| last.max(position));
+        Ok(progress(&Progress { position, last_position, events, elapsed: start.elapsed() }))
+    })?;
+    let mut report = verifying.report;
+    if let Some(surveyed) = surveyed {
+        report.segments = surveyed.segments;
+        report.bytes = surveyed.bytes;
+        report.unpromised_bytes = surveyed.unpromised_bytes;
+        report.complete = true;
+    }
+    Ok(report)
+}
+
+#[derive(Default)]
+struct Verifying {
+    report: VerifyReport,
+    /// The version of each stream.
+    streams: Streams<u64>,
+    /// How many events lie in damaged places so far: a stream's versions may skip as many.
+    lost: u64,
+}
+
+impl Verifying {
+    fn take_in(&mut self, block: &Block) {
+        for item in &block.items {
+            match (item, &block.source) {
+                (Item::Damage(damage), _) => self.report.note(damage.clone()),
+                (Item::Frame { start, header }, Some(source)) => self.frame(source, header, &block.bytes, *start),
+                (Item::Records(rescued), Some(source)) => self.rescued(source, rescued),
+                // Frames and records come from a file.
+                (Item::Frame { .. } | Item::Records(_), None) => {}
+            }
+        }
+    }
+
+    fn frame(&mut self, source: &Source, header: &FrameHeader, bytes: &[u8], start: usize) {
+        self.report.frames += 1;
+        if header.kind != Kind::Events as u8 {
+            return;
+        }
+        for (at, entry, body) in frame_at(bytes, start, header).records() {
+            let place = || source.offset(header.lsn) + (at + entry.body_offset as usize) as u64;
+            self.event(source, header.base_position + u64::from(entry.position_delta), &entry, body, place);
+        }
+    }
+
+    fn rescued(&mut self, source: &Source, rescued: &Rescued) {
+        for record in rescued.records.iter().filter(|record| record.is_whole) {
+            self.event(source, record.position, &record.entry, &rescued.bytes[record.body.clone()], || record.offset);
+        }
+    }
+
+    /// Takes in an event whose checksums match.
+    fn event(&mut self, source: &Source, position: u64, entry: &RecordEntry, body: &[u8], offset: impl Fn() -> u64) {
+        let next = self.report.last_position.0 + 1;
+        self.lost = self.lost.saturating_add(position.saturating_sub(next));
+        self.report.last_position = Position(position);
+        self.report.events += 1;
+        let fail = |reason: &str| source.damage(offset(), Some(u64::from(entry.body_bytes)), (position, position + 1), reason);
+        let names = match Body::parse(body) {
+            Ok((_, names)) => names,
+            Err(reason) => return self.report.note(fail(reason)),
+        };
+        let version = self.streams.get(&StreamKey { tenant: names.tenant, aggregate_id: names.aggregate_id });
+        let follows = entry.version.checked_sub(*version + 1).is_some_and(|skipped| skipped <= self.lost);
+        *version = entry.version.max(*version).min(u64::MAX - 1);
+        if !follows {
+            self.report.note(fail("the event's version does not follow from the one before it"));
+        }
+    }
+}
