@@ -12,17 +12,15 @@ from demo.checking import MismatchError, facts_of, rebuild, replay
 from demo.importing import EVENTS_PER_APPEND, OtherDataError, import_rows
 from demo.report import Report
 from demo.screen import Progress
-from demo.source import EXCERPT, REPOSITORY, VARIABLE, WHOLE, Row, find_data, read_rows
+from demo.source import REPOSITORY, VARIABLE, Row, described, find_data, read_rows, shown
 from eventuali import EventStore, EventualiError
 
 
 async def run(data: Path, directory: Path) -> None:
     """Import what is missing, check everything, and print the report."""
     print("Eventuali: the history of a bank's loan applications\n")
-    print(f"  data   {_shown(data)}")
-    if data == EXCERPT:
-        print(f"         (an excerpt: there is no {_shown(WHOLE)}, and {VARIABLE} names no other file)")
-    print(f"  store  {_shown(directory)}\n")
+    print(f"  data   {described(data)}")
+    print(f"  store  {shown(directory)}\n")
     rows = read_rows(data)
     report = Report()
     async with EventStore.create(directory) as store:
@@ -76,13 +74,6 @@ def _speed(what: str, events: int, progress: Progress, mode: str) -> str:
 def _size(directory: Path, events: int) -> str:
     size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
     return f"  {'size on disk':<38} {size / 2**20:>11.1f} MiB       {size / events:.0f} bytes an event"
-
-
-def _shown(path: Path) -> str:
-    """`path` relative to the repository where it is in it or beside it."""
-    if path.is_relative_to(REPOSITORY):
-        return str(path.relative_to(REPOSITORY))
-    return f"../{path.relative_to(REPOSITORY.parent)}" if path.is_relative_to(REPOSITORY.parent) else str(path)
 
 
 def main() -> int:

@@ -16,7 +16,7 @@ from demo.application import LoanApplication, Outcome
 from demo.importing import OtherDataError, import_rows
 from demo.report import Report
 from demo.screen import Progress
-from demo.source import REPOSITORY, find_data, read_rows
+from demo.source import REPOSITORY, described, find_data, read_rows, shown
 from eventuali import DomainEvent, EventStore, EventStoreConfig, EventualiError
 from eventuali.config import PostgresConfig
 from eventuali.moving import Verified, export, verify
@@ -54,7 +54,7 @@ class Move:
 async def run(data: Path, directory: Path, target: PostgresConfig) -> None:
     """Move what is missing, prove that it arrived, and go on there."""
     print("Eventuali: the history of a bank's loan applications moves to Postgres\n")
-    print(f"  from   {directory}\n  to     {target!r}\n")
+    print(f"  data   {described(data)}\n  from   {shown(directory)}\n  to     {target!r}\n")
     total = await _loans(data, directory)
     async with EventStore.create(target) as there:
         known = await there.head()

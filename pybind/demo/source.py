@@ -32,6 +32,20 @@ def find_data() -> Path:
     return WHOLE if WHOLE.exists() else EXCERPT
 
 
+def shown(path: Path) -> str:
+    """`path` relative to the repository where it is in it or beside it."""
+    if path.is_relative_to(REPOSITORY):
+        return str(path.relative_to(REPOSITORY))
+    return f"../{path.relative_to(REPOSITORY.parent)}" if path.is_relative_to(REPOSITORY.parent) else str(path)
+
+
+def described(data: Path) -> str:
+    """Which data it is, where that is not the whole."""
+    if data != EXCERPT:
+        return shown(data)
+    return f"{shown(data)}\n         (an excerpt: there is no {shown(WHOLE)}, and {VARIABLE} names no other file)"
+
+
 def read_rows(path: Path) -> list[Row]:
     """All lines of `path`, in the order in which they happened."""
     with gzip.open(path, "rt", encoding="utf-8") as lines:

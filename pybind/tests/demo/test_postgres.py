@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.source import EXCERPT
+from demo.source import EXCERPT, described
 from eventuali.config import PostgresConfig
 from eventuali.sync import EventStore
 
@@ -42,11 +42,16 @@ def run_demo(data: Path, tmp_path: Path, target: PostgresConfig) -> subprocess.C
     )
 
 
+def test_an_excerpt_is_called_one() -> None:
+    assert "(an excerpt: " in described(EXCERPT)
+
+
 def test_the_demo_moves_to_postgres_is_killed_goes_on_and_works_there(
     data: Path, tmp_path: Path, postgres: PostgresConfig
 ) -> None:
     first = run_demo(data, tmp_path, postgres)
     assert (first.returncode, first.stderr) == (0, "")
+    assert f"  data   {data}\n  from   {tmp_path / 'store'}\n" in first.stdout
     assert "killed (kill -9) when it had told of" in first.stdout
     assert "none twice and none missing" in first.stdout
     assert "equal, digest " in first.stdout
