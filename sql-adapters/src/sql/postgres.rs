@@ -230,6 +230,24 @@ impl PostgresDatabase {
             None => self.connections.acquire().await,
         }
     }
+
+    /// Commits what was done with the writer's connection and keeps it, or gives it up.
+    async fn end<T>(&self, mut connection: PoolConnection<Postgres>, done: Result<T, Trouble>, refused: fn(Error) -> Failure) -> Result<T, Failure> {
+        let failure = match done {
+            Ok(answer) => match sqlx::raw_sql("COMMIT").execute(&mut *connection).await {
+                Ok(_) => {
+                    *self.writer.lock().await = Some(connection);
+                    return Ok(answer);
+                }
+                Err(error) => commit_fault(self.shown(), &error),
+            },
+            Err(Trouble::Database(error)) => fault(self.shown(), &error),
+            Err(Trouble::Store(error)) => refused(error),
+        };
+        // Closing the connection ends its transaction, whatever state it is in.
+        let _ = connection.detach().close_hard().await;
+        Err(failure)
+    }
 }
 
 /// A payload in its columns.
@@ -293,38 +311,14 @@ impl Database for PostgresDatabase {
 
     async fn append(&self, batches: &[&AppendBatch]) -> Result<Vec<Result<Vec<Receipt>>>, Failure> {
         let mut connection = self.writer().await?;
-        let failure = match self.store(&mut connection, batches).await {
-            Ok(answers) => match sqlx::raw_sql("COMMIT").execute(&mut *connection).await {
-                Ok(_) => {
-                    *self.writer.lock().await = Some(connection);
-                    return Ok(answers);
-                }
-                Err(error) => commit_fault(self.shown(), &error),
-            },
-            Err(Trouble::Database(error)) => fault(self.shown(), &error),
-            Err(Trouble::Store(error)) => Failure::Refused(error),
-        };
-        // Closing the connection ends its transaction, whatever state it is in.
-        let _ = connection.detach().close_hard().await;
-        Err(failure)
+        let done = self.store(&mut connection, batches).await;
+        self.end(connection, done, Failure::Refused).await
     }
 
     async fn restore(&self, origin: Origin, events: &[Event]) -> Result<(), Failure> {
         let mut connection = self.writer().await?;
-        let failure = match self.restore_within(&mut connection, origin, events).await {
-            Ok(()) => match sqlx::raw_sql("COMMIT").execute(&mut *connection).await {
-                Ok(_) => {
-                    *self.writer.lock().await = Some(connection);
-                    return Ok(());
-                }
-                Err(error) => commit_fault(self.shown(), &error),
-            },
-            Err(Trouble::Database(error)) => fault(self.shown(), &error),
-            Err(Trouble::Store(error)) => Failure::All(error),
-        };
-        // Closing the connection ends its transaction, whatever state it is in.
-        let _ = connection.detach().close_hard().await;
-        Err(failure)
+        let done = self.restore_within(&mut connection, origin, events).await;
+        self.end(connection, done, Failure::All).await
     }
 
     async fn standing(&self) -> Result<Standing> {
