@@ -219,8 +219,17 @@ impl PostgresDatabase {
             .bind(tags)
             .bind(moments.iter().map(|(moment, _)| *moment).collect::<Vec<_>>())
             .bind(moments.iter().map(|(_, micros)| *micros).collect::<Vec<_>>());
-        insert.execute(&mut *connection).await?;
-        Ok(())
+        let inserted = insert.execute(&mut *connection).await?.rows_affected();
+        self.check_inserted(inserted, rows.len())
+    }
+
+    /// A trigger may leave rows out, and the server says nothing but how many it took.
+    fn check_inserted(&self, inserted: u64, events: usize) -> Result<(), Trouble> {
+        if inserted == events as u64 {
+            return Ok(());
+        }
+        let message = format!("its events table took {inserted} of {events} events; let no trigger or rule of that table leave rows out");
+        Err(Trouble::Store(Error::Database { store: self.shown().to_owned(), code: None, message }))
     }
 
     /// The writer's connection: the one it had, or a new one.

@@ -1,9 +1,10 @@
 //! Servers that refuse: each time the error that says why, soon, without the password.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use eventuali::{Error, ReadAll};
-use eventuali_sql::Config;
+use eventuali_sql::{Config, export};
 
 use crate::arrange::{Opened, assert_usable, fails_within, one, open, postgres, postgres_at};
 use crate::roles::with_own_server;
@@ -183,6 +184,30 @@ fn a_table_that_is_gone_is_told_by_its_name_until_it_is_back() {
         assert_usable(&store);
     }
     assert_eq!(store.head().wait().expect("known").0, 3, "nothing of what was refused is stored");
+}
+
+/// A trigger that was to look at rows, and returns nothing, leaves them out without an error.
+#[test]
+fn a_trigger_that_leaves_events_out_is_told_and_nothing_is_stored() {
+    let table = new_table();
+    let store = open(postgres(&table));
+    let mut session = Session::new(&postgres_url());
+    session.run(&format!(
+        "CREATE FUNCTION f_{table}() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN IF NEW.aggregate_id = ''a'' THEN RETURN NULL; END IF; RETURN NEW; END';
+         CREATE TRIGGER looks BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION f_{table}()"
+    ));
+    let left_out = |error: &Error| {
+        assert!(matches!(error, Error::Database { message, .. } if message.contains("0 of 1") && message.contains("trigger")), "{error:?}");
+    };
+    left_out(&fails_within(SOON, "a trigger leaves an event out", || store.append(one("a")).wait()));
+    let source = Config::sqlite_in_memory().open().expect("it opens");
+    source.as_dyn().append(one("a")).wait().expect("stored");
+    let target = postgres(&table).open().expect("it opens");
+    left_out(&fails_within(SOON, "a trigger leaves an exported event out", || export(source.as_dyn(), &target, |_| ControlFlow::Continue(()))));
+    assert_usable(&store);
+    assert_eq!(session.number(&format!("SELECT count(*) FROM {table}")), 1, "nothing of what was refused is stored");
+    assert_eq!(store.head().wait().expect("known").0, 1, "and no position was given for it");
 }
 
 #[test]

@@ -43,7 +43,8 @@ impl PostgresDatabase {
         }
         bytes.extend_from_slice(&END);
         copy.send(&*bytes).await?;
-        copy.finish().await?;
+        let copied = copy.finish().await?;
+        self.check_inserted(copied, events.len())?;
         let moved = sqlx::query(AssertSqlSafe(&*self.statements.moved)).bind(signed(last.position().0)).bind(last.timestamp().0);
         moved.bind(i64::from(origin.epoch)).bind(origin.store_id).execute(&mut *connection).await?;
         Ok(())
