@@ -136,7 +136,11 @@ impl Sqlite {
             .after_connect(|connection, _| Box::pin(async move { sqlx::query("PRAGMA busy_timeout = 0").execute(connection).await.map(drop) }));
         let writer = at_once.connect_with(connect.clone().pragma("wal_autocheckpoint", WAL_PAGES)).await.map_err(fail)?;
         let file = path.map(Opened::new).transpose()?;
-        let readers = if persistent { pool(options.max_connections.saturating_sub(1).max(1)).connect_lazy_with(connect) } else { writer.clone() };
+        let readers = if persistent {
+            pool(options.max_connections.saturating_sub(1).max(1)).connect_lazy_with(connect.create_if_missing(false))
+        } else {
+            writer.clone()
+        };
         let migrated = schema::migrate_sqlite(&readers, &options.table).await;
         match migrated {
             Ok(Migrated::Current) => {}
@@ -167,8 +171,19 @@ impl Sqlite {
     /// The writer's connection.
     async fn connection(&self) -> Result<PoolConnection<sqlx::Sqlite>, Failure> {
         let connection = self.writer.acquire().await.map_err(|error| fault(&self.shown, &error))?;
-        self.file.as_ref().map_or(Ok(()), Opened::check).map_err(Failure::All)?;
+        self.file.as_ref().map_or(Ok(()), |file| file.check("append to")).map_err(Failure::All)?;
         Ok(connection)
+    }
+
+    /// A connection to read with.
+    async fn reader(&self) -> Result<PoolConnection<sqlx::Sqlite>> {
+        let connection = self.readers.acquire().await;
+        if let Some(Err(gone)) = self.file.as_ref().map(|file| file.check("read")) {
+            // It may have been made just now, to what is in the file's place.
+            drop(connection.map(PoolConnection::detach));
+            return Err(gone);
+        }
+        connection.map_err(|error| self.error(&error))
     }
 
     /// Begins a transaction, and gives what decides these appends.
@@ -275,7 +290,8 @@ impl Sqlite {
                 query = query.bind(as_json(names)?);
             }
         }
-        let mut rows = query.bind(signed(page.limit)).fetch(&self.readers);
+        let mut connection = self.reader().await?;
+        let mut rows = query.bind(signed(page.limit)).fetch(&mut *connection);
         let mut collected = Collected::new(page);
         while let Some(row) = soon(&mut rows).await.map_err(|error| self.error(&error))? {
             if is_withheld(&row).map_err(|error| self.error(&error))? {
@@ -367,7 +383,8 @@ impl Database for Sqlite {
     }
 
     async fn standing(&self) -> Result<Standing> {
-        let state = sqlx::query(AssertSqlSafe(&*self.statements.state)).fetch_one(&self.readers).await.map_err(|error| self.error(&error))?;
+        let state =
+            sqlx::query(AssertSqlSafe(&*self.statements.state)).fetch_one(&mut *self.reader().await?).await.map_err(|error| self.error(&error))?;
         standing(&state).map_err(|error| self.error(&error))
     }
 
@@ -380,7 +397,8 @@ impl Database for Sqlite {
     }
 
     async fn identity(&self) -> Result<StoreIdentity> {
-        let state = sqlx::query(AssertSqlSafe(&*self.statements.state)).fetch_one(&self.readers).await.map_err(|error| self.error(&error))?;
+        let state =
+            sqlx::query(AssertSqlSafe(&*self.statements.state)).fetch_one(&mut *self.reader().await?).await.map_err(|error| self.error(&error))?;
         let (epoch, store_id): (i64, String) = (state.get(1), state.get(3));
         let store_id =
             Uuid::parse_str(&store_id).map_err(|error| Error::Database { store: self.shown.clone(), code: None, message: error.to_string() })?;
@@ -388,13 +406,14 @@ impl Database for Sqlite {
     }
 
     async fn head(&self) -> Result<u64> {
-        let state = sqlx::query(AssertSqlSafe(&*self.statements.state)).fetch_one(&self.readers).await.map_err(|error| self.error(&error))?;
+        let state =
+            sqlx::query(AssertSqlSafe(&*self.statements.state)).fetch_one(&mut *self.reader().await?).await.map_err(|error| self.error(&error))?;
         Ok(unsigned(state.get(0)))
     }
 
     async fn stream(&self, tenant: &str, aggregate_id: &str) -> Result<Option<StreamInfo>> {
         let stream = sqlx::query(AssertSqlSafe(&*self.statements.stream)).bind(tenant).bind(aggregate_id);
-        let row = stream.fetch_optional(&self.readers).await.map_err(|error| self.error(&error))?;
+        let row = stream.fetch_optional(&mut *self.reader().await?).await.map_err(|error| self.error(&error))?;
         Ok(row.map(|row| StreamInfo {
             aggregate_type: row.get(0),
             version: AggregateVersion(unsigned(row.get(1))),

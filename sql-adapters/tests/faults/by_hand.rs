@@ -1,6 +1,8 @@
 //! SQLite files whose tables and rows somebody changes underneath a store.
 
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use eventuali::{Error, ReadAll, Receipt, Result};
@@ -60,4 +62,25 @@ fn appends_are_refused_as_long_as_their_tables_are_others_and_go_on_afterwards()
         }
         assert_eq!(read(&store).expect("everything can be read"), [1, 2, 3, 4, 5], "{change}: nothing of what was refused is stored");
     }
+}
+
+/// Readers connect when they are needed, and one that did so when the file was gone made an empty database in its place.
+#[test]
+fn readers_of_a_file_that_is_gone_are_told_and_make_no_other_one() {
+    let (_folder, path, store) = with_three_events();
+    let away = path.with_extension("away");
+    fs::rename(&path, &away).expect("moved");
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for answer in [read(&store).map(drop), store.head().wait().map(drop), store.identity().wait().map(drop)] {
+                    assert!(matches!(&answer, Err(Error::Io { path: named, .. }) if *named == path), "{answer:?}");
+                }
+            });
+        }
+    });
+    assert!(!path.exists(), "nothing was made in its place");
+    fs::rename(&away, &path).expect("moved back");
+    assert_usable(&store);
+    assert_eq!(read(&store).expect("everything can be read"), [1, 2, 3, 4]);
 }

@@ -29,17 +29,19 @@ impl Opened {
     pub(super) fn new(path: PathBuf) -> Result<Self> {
         match identity(&path) {
             Ok(identity) => Ok(Self { path, identity }),
-            Err(error) => Err(gone(path, error.kind(), &error.to_string())),
+            Err(error) => Err(gone("open", path, error.kind(), &error.to_string())),
         }
     }
 
+    /// Whether `operation` would find the file.
+    ///
     /// # Errors
     /// [`Io`](Error::Io) if its path names no file any more, or another one.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(super) fn check(&self, operation: &'static str) -> Result<()> {
         match identity(&self.path) {
             Ok(identity) if identity == self.identity => Ok(()),
-            Ok(_) => Err(gone(self.path.clone(), io::ErrorKind::NotFound, "another file is in its place")),
-            Err(error) => Err(gone(self.path.clone(), error.kind(), &error.to_string())),
+            Ok(_) => Err(gone(operation, self.path.clone(), io::ErrorKind::NotFound, "another file is in its place")),
+            Err(error) => Err(gone(operation, self.path.clone(), error.kind(), &error.to_string())),
         }
     }
 }
@@ -72,9 +74,9 @@ pub(super) fn resolve(path: &Path) -> Result<PathBuf> {
     }
 }
 
-fn gone(path: PathBuf, kind: io::ErrorKind, what: &str) -> Error {
+fn gone(operation: &'static str, path: PathBuf, kind: io::ErrorKind, what: &str) -> Error {
     let message = format!("{what}; nothing was stored: close the store, put the file back and open it again");
-    Error::Io { operation: "append to", path, kind, message }
+    Error::Io { operation, path, kind, message }
 }
 
 #[cfg(unix)]
