@@ -87,6 +87,12 @@ def test_tables_to_read_are_not_made(source: str, postgres: PostgresConfig, tmp_
     assert not (tmp_path / "target").exists()
 
 
+def test_lines_that_are_not_there_make_no_target(tmp_path: Path) -> None:
+    refused = eventuali("import-json-lines", tmp_path / "lines.jsonl", tmp_path / "target")
+    assert (refused.returncode, "No such file" in refused.stderr) == (1, True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_target_with_other_events_is_refused(source: str, tmp_path: Path) -> None:
     with EventStore.create(tmp_path / "other") as other:
         other.save(counted(1, "mine"))

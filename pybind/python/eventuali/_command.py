@@ -14,7 +14,7 @@ from typing import NoReturn, TextIO
 
 from typing_extensions import override
 
-from eventuali._moving import MirrorStatus, Moved, Progress, Verified, request_for
+from eventuali._moving import MirrorStatus, Moved, Progress, Verified, lines_read_from, request_for
 from eventuali._opening import OpenRequest, core_of
 from eventuali.errors import ConfigurationError, DivergedError, EventualiError
 from eventuali.sync import (
@@ -207,9 +207,9 @@ def _export_lines(options: argparse.Namespace, screen: "Screen") -> int:
 
 
 def _import_lines(options: argparse.Namespace, screen: "Screen") -> int:
-    with _opened(options, "target", is_source=False) as target:
+    named = sys.stdin.buffer if options.file == "-" else options.file
+    with lines_read_from(named) as file, _opened(options, "target", is_source=False) as target:
         begun = time.monotonic()
-        file = sys.stdin.buffer if options.file == "-" else options.file
         moved = import_json_lines(file, target, progress=screen.progress("import"))
         screen.end()
         _tell(moved, target, begun)
