@@ -111,6 +111,6 @@ impl Columns<'_> {
         };
         let stream = StreamKey { tenant: self.tenant, aggregate_id: self.aggregate_id };
         let version = AggregateVersion(u64::try_from(self.version).unwrap_or(0));
-        Event::from_parts(&stream, self.aggregate_type, &event, position, version, Timestamp(self.timestamp))
+        Event::from_parts(&stream, self.aggregate_type, &event, position, version, Timestamp(self.timestamp)).map_err(|error| fail(error.to_string()))
     }
 }

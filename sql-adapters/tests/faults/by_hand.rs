@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use eventuali::{Error, ReadAll, Receipt, Result};
+use eventuali::{Error, Position, ReadAll, Receipt, Result};
 use eventuali_sql::Config;
 use tempfile::TempDir;
 
@@ -83,4 +83,31 @@ fn readers_of_a_file_that_is_gone_are_told_and_make_no_other_one() {
     fs::rename(&away, &path).expect("moved back");
     assert_usable(&store);
     assert_eq!(read(&store).expect("everything can be read"), [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_row_that_is_no_event_any_more_is_named_by_its_position_and_the_others_are_read() {
+    for change in [
+        "event_data = CAST(x'ff' AS TEXT)",
+        "event_data_type = 'xml'",
+        "event_type = CAST(x'ff' AS TEXT)",
+        "event_type = ''",
+        "event_version = -1",
+        "id = 'no uuid'",
+        "metadata = 'none'",
+        "metadata = CAST(x'7b22ff227d' AS TEXT)",
+        "tags = 'none'",
+        "tags = CAST(x'5b22ff225d' AS TEXT)",
+        "timestamp = 'yesterday'",
+    ] {
+        let (_folder, path, store) = with_three_events();
+        by_hand(&path, &format!("UPDATE events SET {change} WHERE global_position = 2"));
+        let error = read(&store).expect_err(change);
+        assert!(matches!(error, Error::Deserialization { position: Position(2), .. }), "{change}: {error:?}");
+        for (query, wanted) in [(ReadAll::new().limit(1), 1), (ReadAll::new().after(Position(2)), 3)] {
+            let positions: Vec<u64> = store.read_all(query).map(|read| read.expect(change).position().0).collect();
+            assert_eq!(positions, [wanted], "{change}");
+        }
+        assert_usable(&store);
+    }
 }

@@ -1,12 +1,13 @@
 //! Events as SQLite's rows: how they are inserted, and how pages of them are read.
 
 use std::borrow::Cow;
+use std::fmt::Display;
 use std::future::poll_fn;
 use std::task::Poll;
 use std::thread::yield_now;
 use std::time::{Duration, Instant};
 
-use eventuali::{Event, EventData, Tag, Timestamp};
+use eventuali::{Error, Event, EventData, Position, Tag, Timestamp};
 use futures_util::{TryStream, TryStreamExt};
 use serde::Deserialize;
 use sqlx::query::Query;
@@ -164,28 +165,44 @@ pub(super) fn page_statement(page: &Page, among_many: bool) -> String {
     }
 }
 
+impl Facts<'_> {
+    /// Why the event of these facts cannot be read: somebody changed its row by hand.
+    fn unreadable(&self, reason: &dyn Display) -> Trouble {
+        let position = Position(unsigned(self.position));
+        Trouble::Store(Error::Deserialization { position, event_type: self.event_type.clone().into_owned(), reason: reason.to_string() })
+    }
+}
+
+/// Why a row's facts cannot be read.
+fn not_facts(row: &[u8], error: &serde_json::Error) -> Trouble {
+    match serde_json::from_str::<Facts<'_>>(&String::from_utf8_lossy(row)) {
+        Ok(facts) => facts.unreadable(&"one of its columns is not UTF-8"),
+        Err(_) => Trouble::Database(sqlx::Error::Decode(error.to_string().into())),
+    }
+}
+
 /// The event of a row, and the last position of the store.
 pub(super) fn event(row: &SqliteRow) -> Result<(Event, u64), Trouble> {
-    let decode = |message: String| Trouble::Database(sqlx::Error::Decode(message.into()));
-    let facts: Facts<'_> = serde_json::from_str(row.try_get(0)?).map_err(|error| decode(error.to_string()))?;
+    let text: &[u8] = row.try_get_unchecked(0)?;
+    let facts: Facts<'_> = serde_json::from_slice(text).map_err(|error| not_facts(text, &error))?;
     let timestamp = match facts.timestamp_micros {
         Some(micros) => micros,
-        None => facts.timestamp.parse::<jiff::Timestamp>().map_err(|error| decode(error.to_string()))?.as_microsecond(),
+        None => facts.timestamp.parse::<jiff::Timestamp>().map_err(|error| facts.unreadable(&error))?.as_microsecond(),
     };
     let tags: Vec<Tag> = match &facts.tags {
-        Some(tags) => serde_json::from_str(tags).map_err(|error| decode(error.to_string()))?,
+        Some(tags) => serde_json::from_str(tags).map_err(|error| facts.unreadable(&format_args!("its tags are no list of texts: {error}")))?,
         None => Vec::new(),
     };
     let columns = Columns {
         position: facts.position,
-        id: Uuid::parse_str(&facts.id).map_err(|error| decode(error.to_string()))?,
+        id: Uuid::parse_str(&facts.id).map_err(|error| facts.unreadable(&format_args!("its id is no UUID: {error}")))?,
         tenant: &facts.tenant,
         aggregate_id: &facts.aggregate_id,
         aggregate_type: &facts.aggregate_type,
         event_type: &facts.event_type,
         schema_version: facts.schema_version,
         version: facts.version,
-        data: row.try_get(1)?,
+        data: row.try_get(1).map_err(|error| facts.unreadable(&error))?,
         data_type: &facts.data_type,
         bytes: row.try_get(2)?,
         metadata: &facts.metadata,
