@@ -100,6 +100,9 @@ impl Collected {
     }
 }
 
+/// What is said where the one row is missing that every store has.
+pub(crate) const NO_STATE: &str = "its row of state, with the store's id and last position, is gone; put it back from a backup";
+
 /// Why a group was not stored.
 pub(crate) enum Failure {
     /// The database is at odds with one of its appends: a group of one gets this answer.

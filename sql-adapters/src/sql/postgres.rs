@@ -420,7 +420,8 @@ impl Database for PostgresDatabase {
         let mut rows = query.fetch(&mut *connection);
         let mut collected = Collected::new(page);
         while let Some(row) = rows.try_next().await.map_err(|error| self.error(&error))? {
-            let head: i64 = row.try_get(HEAD).map_err(|error| self.error(&error))?;
+            let head: Option<i64> = row.try_get(HEAD).map_err(|error| self.error(&error))?;
+            let head = head.ok_or(sqlx::Error::RowNotFound).map_err(|error| self.error(&error))?;
             let event = event(&row).map_err(|trouble| match trouble {
                 Trouble::Database(error) => self.error(&error),
                 Trouble::Store(error) => error,

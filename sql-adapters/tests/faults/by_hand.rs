@@ -9,7 +9,7 @@ use eventuali::{Error, Position, ReadAll, Receipt, Result};
 use eventuali_sql::Config;
 use tempfile::TempDir;
 
-use crate::arrange::{Opened, assert_usable, one, open};
+use crate::arrange::{Opened, assert_usable, fails_within, one, open};
 use crate::session::Session;
 
 const SOON: Duration = Duration::from_secs(5);
@@ -110,4 +110,39 @@ fn a_row_that_is_no_event_any_more_is_named_by_its_position_and_the_others_are_r
         }
         assert_usable(&store);
     }
+}
+
+#[test]
+fn a_row_of_state_that_is_gone_is_told_as_such() {
+    let (_folder, path, store) = with_three_events();
+    by_hand(&path, "DELETE FROM events_state");
+    for _ in 0..2 {
+        for answer in [appended(&store, "b").map(drop), read(&store).map(drop), store.head().wait().map(drop), store.identity().wait().map(drop)] {
+            assert!(matches!(&answer, Err(Error::Database { message, .. }) if message.contains("row of state")), "{answer:?}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_another_process_has_for_itself_is_told_and_used_when_it_is_free() {
+    let (_folder, path, store) = with_three_events();
+    store.close().wait().expect("closed");
+    drop(store);
+    let mut other = Session::sqlite(&path);
+    other.run_sqlite("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; COMMIT");
+    let config = Config::sqlite(&path).lock_timeout(Duration::from_millis(300));
+    let error = fails_within(SOON, "another process has the file", || config.clone().open());
+    assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+    drop(other);
+    let store = open(config);
+    let mut other = Session::sqlite(&path);
+    for _ in 0..2 {
+        other.run_sqlite("BEGIN EXCLUSIVE; DELETE FROM events");
+        let error = appended(&store, "b").expect_err("the lock is held");
+        assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+        assert_eq!(read(&store).expect("readers wait for nobody").len(), 3);
+        other.run_sqlite("ROLLBACK");
+    }
+    assert_usable(&store);
+    assert_eq!(read(&store).expect("everything can be read"), [1, 2, 3, 4]);
 }

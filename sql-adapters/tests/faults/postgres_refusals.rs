@@ -186,6 +186,18 @@ fn a_table_that_is_gone_is_told_by_its_name_until_it_is_back() {
     assert_eq!(store.head().wait().expect("known").0, 3, "nothing of what was refused is stored");
 }
 
+#[test]
+fn a_row_of_state_that_is_gone_is_told_as_such() {
+    let table = new_table();
+    let store = open(postgres(&table));
+    assert_usable(&store);
+    Session::new(&postgres_url()).run(&format!("DELETE FROM {table}_state"));
+    let read = || store.read_all(ReadAll::new()).collect::<eventuali::Result<Vec<_>>>().map(drop);
+    for answer in [store.append(one("a")).wait().map(drop), read(), store.head().wait().map(drop), store.identity().wait().map(drop)] {
+        assert!(matches!(&answer, Err(Error::Database { message, .. }) if message.contains("row of state")), "{answer:?}");
+    }
+}
+
 /// A trigger that was to look at rows, and returns nothing, leaves them out without an error.
 #[test]
 fn a_trigger_that_leaves_events_out_is_told_and_nothing_is_stored() {

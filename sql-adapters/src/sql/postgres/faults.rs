@@ -6,7 +6,7 @@ use eventuali::Error;
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
-use crate::sql::database::Failure;
+use crate::sql::database::{Failure, NO_STATE};
 
 /// What helps where nothing is known but that there was no answer.
 pub(super) const UNREACHABLE: &str = "and see whether the server is up and reachable";
@@ -23,6 +23,7 @@ pub(super) fn fault(shown: &str, error: &sqlx::Error) -> Failure {
                 other => Failure::All(Error::Database { store: store(), code: None, message: other.to_string() }),
             },
             sqlx::Error::PoolClosed => Failure::All(Error::Closed),
+            sqlx::Error::RowNotFound => Failure::All(Error::Database { store: store(), code: None, message: NO_STATE.to_owned() }),
             sqlx::Error::PoolTimedOut => Failure::All(unavailable("no connection was free, or could be made, in time".to_owned())),
             sqlx::Error::Tls(reason) => Failure::All(Error::configuration(format!("{shown} cannot be reached by TLS: {reason}"))),
             // The certificate or the protocol does not satisfy what was asked for.

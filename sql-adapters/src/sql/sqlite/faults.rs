@@ -3,7 +3,7 @@
 use eventuali::Error;
 use sqlx::migrate::MigrateError;
 
-use crate::sql::database::Failure;
+use crate::sql::database::{Failure, NO_STATE};
 
 /// Whether another process holds the lock.
 pub(super) fn is_busy(error: &sqlx::Error) -> bool {
@@ -22,6 +22,7 @@ pub(super) fn fault(shown: &str, error: &sqlx::Error) -> Failure {
                 other => Failure::All(Error::Database { store: store(), code: None, message: other.to_string() }),
             },
             sqlx::Error::PoolClosed => Failure::All(Error::Closed),
+            sqlx::Error::RowNotFound => Failure::All(Error::Database { store: store(), code: None, message: NO_STATE.to_owned() }),
             sqlx::Error::PoolTimedOut => Failure::Passing(Error::Unavailable {
                 store: store(),
                 reason: "no connection was free in time".to_owned(),

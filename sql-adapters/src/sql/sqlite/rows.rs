@@ -98,7 +98,7 @@ pub(super) fn bind_rows<'q>(mut insert: Bound<'q>, rows: &[Row<'_>], epoch: i64)
 /// What is said of an event beside its payload, as one value: to take a value of its own for each column costs more than the JSON.
 #[derive(Deserialize)]
 struct Facts<'r> {
-    head: i64,
+    head: Option<i64>,
     position: i64,
     #[serde(borrow)]
     id: Cow<'r, str>,
@@ -209,7 +209,8 @@ pub(super) fn event(row: &SqliteRow) -> Result<(Event, u64), Trouble> {
         tags,
         timestamp,
     };
-    Ok((columns.into_event()?, unsigned(facts.head)))
+    let head = facts.head.ok_or(sqlx::Error::RowNotFound)?;
+    Ok((columns.into_event()?, unsigned(head)))
 }
 
 /// A moment as RFC 3339 text that sorts by time; what text has no year for is kept as a number beside it.
