@@ -124,7 +124,7 @@ def test_what_is_no_such_table_is_refused(tmp_path: Path) -> None:
     environment, address = sqlite(tmp_path)
     written(environment, range(1))
     with EventStore.create("memory://") as store:
-        with pytest.raises(DatabaseError, match="no such table"):
+        with pytest.raises(DatabaseError, match=r"refused a statement \(1\): no such table"):
             import_eventsourcing(address, store, table="others")
         for table in ('stored_events"; DROP TABLE stored_events; --', "", "a.b.c"):
             with pytest.raises(ConfigurationError, match="name of a table"):

@@ -81,8 +81,10 @@ fn quoted(name: &str) -> Result<String> {
 }
 
 fn database(error: &sqlx::Error) -> Error {
-    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code).map(std::borrow::Cow::into_owned);
-    Error::Database { store: "the database to be imported".to_owned(), code, message: error.to_string() }
+    let refusal = error.as_database_error();
+    let code = refusal.and_then(sqlx::error::DatabaseError::code).map(std::borrow::Cow::into_owned);
+    let message = refusal.map_or_else(|| error.to_string(), |refusal| refusal.message().to_owned());
+    Error::Database { store: "the database to be imported".to_owned(), code, message }
 }
 
 impl StoredEvents {
