@@ -34,7 +34,6 @@ impl Surveyor<'_> {
     /// Reads frame by frame up to the end of the segment.
     pub(super) fn frames(&mut self, source: &Arc<Source>, ahead: &Ahead) -> Result<()> {
         let mut behind: Option<Behind> = None;
-        let mut read_again_at = None;
         loop {
             let (reason, newer) = match self.next(source)? {
                 Stood::Frame { header, seal: Some(seal), .. } => return self.seal(source, ahead, &header, seal),
@@ -46,19 +45,17 @@ impl Surveyor<'_> {
                 Stood::Stop { reason, newer } => (reason, newer),
             };
             if ahead.is_last {
-                let known = match behind {
-                    Some(known) => known,
-                    None => *behind.insert(self.behind(source)?),
+                let Some(known) = behind else {
+                    // Whoever writes to it may have completed the frame since it was read, and only then have promised it. What
+                    // is read from now on was written before what is known now.
+                    behind = Some(self.behind(source)?);
+                    self.refresh()?;
+                    continue;
                 };
                 let promised = known.durable_upto.max(self.mark.durable_lsn).max(ahead.lsn.unwrap_or(0));
                 if !newer && self.chain.lsn >= promised {
                     self.surveyed.unpromised_bytes += known.end.saturating_sub(source.offset(self.chain.lsn));
                     return Ok(());
-                }
-                // Whoever writes to it may have completed the frame since it was read, and only then have promised it.
-                if read_again_at.replace(self.chain.lsn) != Some(self.chain.lsn) {
-                    self.refresh()?;
-                    continue;
                 }
             }
             if !self.pass(source, ahead, reason, newer)? {

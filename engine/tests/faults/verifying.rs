@@ -63,7 +63,7 @@ fn what_opening_refuses_is_found_where_opening_finds_it() {
 fn flipped_bits_of_a_segment_are_found_in_their_frames() {
     let (files, events) = small_store(Durability::Sync, true);
     let places = frames(&files[FIRST]);
-    let step = if rounds(1) == 1 { 5 } else { 1 };
+    let step = if rounds(1) == 1 { 11 } else { 1 };
     for bit in (0..4096 * 8).step_by(41 * step).chain((4096 * 8..files[FIRST].len() * 8).step_by(step)) {
         let report = verified(&flip(&files, FIRST, bit));
         let frame = places.iter().map(|place| place.bytes.clone()).find(|bytes| bytes.contains(&(bit / 8))).unwrap_or(0..4096);
