@@ -1,6 +1,6 @@
 //! Prints every figure beside the bare limit of the same run.
 //!
-//! `figures [PART]...` prints only the parts whose names begin so: written, synced, futures, threads, reading, memory,
+//! `figures [PART]...` prints only the parts whose names begin so: written, synced, futures, threads, reading, verify, memory,
 //! sql-moving, sql-appending, sql-loading.
 //! Those of `sql` need a Postgres server, whose address they take from `EVENTUALI_TEST_POSTGRES_URL`; a throwaway one comes from
 //! `python3 pybind/tools/with_postgres.py cargo run --release -p eventuali-benches --bin figures -- sql`.
@@ -14,7 +14,7 @@ use eventuali_benches::report::{Row, table};
 
 type Part = fn(&Place) -> Result<Vec<Row>>;
 
-const PARTS: [(&str, &str, Part); 9] = [
+const PARTS: [(&str, &str, Part); 10] = [
     ("written", "One writer, handed to the operating system", written::os_batches),
     ("synced", "One writer, on disk", written::synced),
     ("futures", "Many futures on one thread, on disk", |place| {
@@ -24,6 +24,11 @@ const PARTS: [(&str, &str, Part); 9] = [
     ("reading", "Reading", |place| {
         let mut rows = reading::replay_and_open(place, 2_000_000, 100)?;
         rows.extend(reading::replay_and_open(place, 1_000_000, 1)?);
+        Ok(rows)
+    }),
+    ("verify", "Verify", |place| {
+        let mut rows = reading::verify(place, 2_000_000, 100)?;
+        rows.extend(reading::verify(place, 1_000_000, 1)?);
         Ok(rows)
     }),
     ("memory", "Memory", memory::index),

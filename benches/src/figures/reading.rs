@@ -1,8 +1,10 @@
-//! Replay and open, against bare scans of the same bytes.
+//! Replay, open and verify, against bare scans of the same bytes.
 
 use std::hint::black_box;
+use std::ops::ControlFlow;
 use std::path::Path;
 
+use eventuali::maintenance;
 use eventuali::{Durability, EventStore, ReadAll};
 
 use super::Place;
@@ -68,6 +70,35 @@ fn of_store(path: &Path, events: usize, batch: usize) -> Result<Vec<Row>> {
         row(format!("replay of {events} events, every checksum verified"), &replay),
         row(format!("open of a store of {events} events, by scanning it"), &opening),
     ])
+}
+
+/// Verify of a store whose events were appended in batches of this size.
+///
+/// # Errors
+/// Those of the store and the file system; damage.
+pub fn verify(place: &Place, events: usize, batch: usize) -> Result<Vec<Row>> {
+    let path = place.path(&format!("verify-{batch}"));
+    fill(&path, Shape { events, batch, aggregates: 20_000, payload_bytes: PAYLOAD_BYTES, ids: Ids::Growing })?;
+    let segments = segments(&path)?;
+    let bytes = usize::try_from(bytes_of(&segments)?)?;
+    let mut pair = Pair::default();
+    scan_blocks(&segments)?;
+    for _ in 0..TURNS {
+        let scanned = pair.limit.time(|| scan_frames(&segments))?;
+        let report = pair.ours.time(|| Ok(maintenance::verify(&path, |_| ControlFlow::Continue(()))?))?;
+        if !report.is_sound() || report.events != scanned {
+            return Err(format!("{scanned} events were scanned, {} verified, {} places damaged", report.events, report.damaged_places).into());
+        }
+    }
+    std::fs::remove_dir_all(&path)?;
+    Ok(vec![Row {
+        what: format!("verify of {events} events, positions, versions and chain included"),
+        terms: format!("any durability, payload {PAYLOAD_BYTES} bytes, {} bytes on disk, batches of {batch}, page cache warm", bytes / events),
+        ours: speed(events, bytes, pair.ours.median().as_secs_f64()),
+        limit: format!("bare verified scan: {}", speed(events, bytes, pair.limit.median().as_secs_f64())),
+        ratio: format!("{} of the limit", percent(pair.share())),
+        bar: Some(("at least 60 %".to_owned(), pair.share() >= 0.6)),
+    }])
 }
 
 fn speed(events: usize, bytes: usize, seconds: f64) -> String {
