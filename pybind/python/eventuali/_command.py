@@ -1,4 +1,4 @@
-"""Moving history from the command line."""
+"""Moving history and looking after stores from the command line."""
 
 import argparse
 import re
@@ -14,6 +14,7 @@ from typing import NoReturn, TextIO
 
 from typing_extensions import override
 
+from eventuali._maintenance import Damage, KeptRange, LostRange
 from eventuali._moving import MirrorStatus, Moved, Progress, Verified, lines_read_from, request_for
 from eventuali._opening import OpenRequest, core_of
 from eventuali.errors import ConfigurationError, DivergedError, EventualiError
@@ -23,6 +24,7 @@ from eventuali.sync import (
     export_json_lines,
     import_eventsourcing,
     import_json_lines,
+    maintenance,
     mirror,
     verify,
 )
@@ -34,7 +36,8 @@ A password need not stand on the command line: Postgres takes it from PGPASSWORD
 
 exit status:
   0    everything was moved, and is equal (verify: is equal)
-  1    it could not be finished, and the message says why; run it again to go on from there
+  1    it could not be finished, and the message says why; run it again to go on from there (check: there is damage;
+       salvage: events are lost)
   2    the arguments cannot be used, or not with this server; nothing was done
   3    the stores differ: the target holds other events, or verifying found a difference
   130  stopped by Ctrl-C after a whole transaction; run it again to go on from there
@@ -88,13 +91,25 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="eventuali",
-        description="Moves the history of an event store, and proves that it arrived.",
+        description="Moves the history of an event store, and proves that it arrived; finds damage, and saves what can be saved.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, does: str, carry_out: Callable[[argparse.Namespace, Screen], int], *names: str) -> _Parser:
+        added = files(name, does, carry_out, *names)
+        for positional in names:
+            if positional != "FILE":
+                default = "stored_events" if positional == "APPLICATION" else "events"
+                added.add_argument(
+                    f"--{positional.lower()}-table",
+                    metavar="NAME",
+                    help=f"the events table of {positional}, where it is a database (default: {default})",
+                )
+        return added
+
+    def files(name: str, does: str, carry_out: Callable[[argparse.Namespace, Screen], int], *names: str) -> _Parser:
         added = commands.add_parser(
             name, help=does, description=does, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
         )
@@ -103,13 +118,6 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument(
                 positional.lower(), metavar=positional, help=_HELP.get(f"{name} {positional}", _HELP[positional])
             )
-            if positional != "FILE":
-                default = "stored_events" if positional == "APPLICATION" else "events"
-                added.add_argument(
-                    f"--{positional.lower()}-table",
-                    metavar="NAME",
-                    help=f"the events table of {positional}, where it is a database (default: {default})",
-                )
         return added
 
     moving = command("export", "move what the target does not have yet, and verify", _export, "SOURCE", "TARGET")
@@ -126,6 +134,8 @@ def _parser() -> argparse.ArgumentParser:
         "TARGET",
     )
     other.description = "Moves the events of an application of the Python library eventsourcing, which keeps them in SQLite or Postgres."
+    files("check", "read every byte of a store's files, and name every damaged place", _check, "PATH")
+    files("salvage", "write what can be saved of a damaged store to a new one", _salvage, "PATH", "TARGET")
     return parser
 
 
@@ -133,6 +143,8 @@ _HELP = {
     "SOURCE": "the store that has the events",
     "TARGET": "the store that they go to; made if it is not there",
     "verify TARGET": "the store that is compared with it",
+    "PATH": "the directory of a store; it is left as it is, and may be in use",
+    "salvage TARGET": "the directory of the new store, which must not exist yet",
     "FILE": "a file of JSON lines; - is standard output or input",
     "APPLICATION": "the database of the application: sqlite://application.db or postgresql://user@host:5432/database",
 }
@@ -224,6 +236,48 @@ def _import_other(options: argparse.Namespace, screen: "Screen") -> int:
         screen.end()
         _tell(moved, target, begun)
         return 0
+
+
+def _check(options: argparse.Namespace, screen: "Screen") -> int:
+    found = maintenance.verify(options.path, progress=screen.progress("check"))
+    screen.end()
+    print(
+        f"read {found.events:,} events in {found.frames:,} frames, {found.segments:,} segments, {found.bytes:,} bytes; "
+        f"last position {found.last_position:,}"
+    )
+    return _damage_told(found.damage, found.damaged_places)
+
+
+def _salvage(options: argparse.Namespace, screen: "Screen") -> int:
+    saved = maintenance.salvage(options.path, options.target, progress=screen.progress("salvage"))
+    screen.end()
+    print(f"saved {saved.events:,} events to {options.target}")
+    _damage_told(saved.damage, saved.damaged_places)
+    for positions in saved.lost:
+        print(f"lost: {_range('position', positions)}")
+    for stream in saved.streams:
+        tenant = f" of tenant {stream.tenant!r}" if stream.tenant else ""
+        lost = ", ".join(_range("version", versions) for versions in stream.lost)
+        kept = ", ".join(
+            f"{_range('version', versions)} {'is' if versions.first == versions.last else 'are'} now from {versions.new_first} on"
+            for versions in stream.kept
+        )
+        print(f"lost of {stream.aggregate_id!r}{tenant}: {lost}; {kept or 'nothing is kept'}")
+    return _FAILED if saved.lost else 0
+
+
+def _damage_told(damage: tuple[Damage, ...], places: int) -> int:
+    for place in damage:
+        print(f"damaged: {place}")
+    if places > len(damage):
+        print(f"damaged: {places - len(damage):,} places more")
+    return _FAILED if places else 0
+
+
+def _range(what: str, numbers: LostRange | KeptRange) -> str:
+    if numbers.first == numbers.last:
+        return f"{what} {numbers.first:,}"
+    return f"{what}s {numbers.first:,} to {numbers.last:,}"
 
 
 def _tell(moved: Moved, target: EventStore, begun: float) -> None:

@@ -34,11 +34,13 @@ __all__ = [
     "open",
     "rebuild_manifest",
     "replayed_envelope",
+    "start_check",
     "start_export",
     "start_export_lines",
     "start_import_eventsourcing",
     "start_import_lines",
     "start_mirror",
+    "start_salvage",
     "start_verify",
 ]
 
@@ -383,7 +385,7 @@ def close_all() -> None: ...
 
 @final
 class Move:
-    """Events under way from one store to another, or being compared, in a thread of its own."""
+    """Events under way from one store to another, or being compared or checked, in a thread of its own."""
 
     def next(self) -> Any:
         """How far it is next; nothing when it has ended. For asyncio perhaps a `Pending`."""
@@ -407,4 +409,6 @@ def start_verify(source: EventStoreCore, target: EventStoreCore, blocking: bool)
 def start_export_lines(source: EventStoreCore, write: Callable[[bytes], object], blocking: bool) -> Move: ...
 def start_import_lines(read: Callable[[int], bytes], target: EventStoreCore, blocking: bool) -> Move: ...
 def start_import_eventsourcing(address: str, table: str | None, target: EventStoreCore, blocking: bool) -> Move: ...
+def start_check(path: str | PathLike[str], blocking: bool) -> Move: ...
+def start_salvage(path: str | PathLike[str], target: str | PathLike[str], blocking: bool) -> Move: ...
 def start_mirror(source: EventStoreCore, target: EventStoreCore, blocking: bool) -> Any: ...

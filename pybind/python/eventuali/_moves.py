@@ -45,7 +45,7 @@ async def export(source: AnyStore, target: AnyStore, progress: AwaitableReport |
         _Opened(source, is_source=True, blocking=blocking) as here,
         _Opened(target, is_source=False, blocking=blocking) as there,
     ):
-        return moved(await _carried_out(_eventuali.start_export(here, there, blocking), progress, blocking=blocking))
+        return moved(await carried_out(_eventuali.start_export(here, there, blocking), progress, blocking=blocking))
 
 
 async def verify(source: AnyStore, target: AnyStore, progress: AwaitableReport | None, *, blocking: bool) -> Verified:
@@ -55,7 +55,7 @@ async def verify(source: AnyStore, target: AnyStore, progress: AwaitableReport |
         _Opened(source, is_source=True, blocking=blocking) as here,
         _Opened(target, is_source=True, blocking=blocking) as there,
     ):
-        return verified(await _carried_out(_eventuali.start_verify(here, there, blocking), progress, blocking=blocking))
+        return verified(await carried_out(_eventuali.start_verify(here, there, blocking), progress, blocking=blocking))
 
 
 async def export_json_lines(
@@ -66,7 +66,7 @@ async def export_json_lines(
     async with _Opened(source, is_source=True, blocking=blocking) as here:
         with lines_written_to(file) as (written, keep):
             move = _eventuali.start_export_lines(here, written.write, blocking)
-            done = moved(await _carried_out(move, progress, blocking=blocking))
+            done = moved(await carried_out(move, progress, blocking=blocking))
             if done.complete:
                 keep()
         return done
@@ -80,7 +80,7 @@ async def import_json_lines(
     with lines_read_from(file) as read:
         async with _Opened(target, is_source=False, blocking=blocking) as there:
             move = _eventuali.start_import_lines(read.read, there, blocking)
-            return moved(await _carried_out(move, progress, blocking=blocking))
+            return moved(await carried_out(move, progress, blocking=blocking))
 
 
 async def import_eventsourcing(
@@ -90,7 +90,7 @@ async def import_eventsourcing(
     require_report(progress)
     async with _Opened(target, is_source=False, blocking=blocking) as there:
         move = _eventuali.start_import_eventsourcing(address, table, there, blocking)
-        return moved(await _carried_out(move, progress, blocking=blocking))
+        return moved(await carried_out(move, progress, blocking=blocking))
 
 
 @final
@@ -166,7 +166,8 @@ async def _settled(answer: T | Pending[T]) -> T:
     return (await answer) if isinstance(answer, Pending) else answer
 
 
-async def _carried_out(move: Move, progress: AwaitableReport | None, *, blocking: bool) -> tuple[Any, ...]:
+async def carried_out(move: Move, progress: AwaitableReport | None, *, blocking: bool) -> tuple[Any, ...]:
+    """What became of it, when it has ended; `progress` is told on the way."""
     try:
         while (told := await _settled(move.next())) is not None:
             if progress is not None and await _answer(progress, Progress(*told), blocking=blocking) is False:
@@ -185,5 +186,5 @@ async def _answer(progress: AwaitableReport, how_far: Progress, *, blocking: boo
     if not inspect.isawaitable(answer := progress(how_far)):
         return answer
     if blocking:
-        raise TypeError(f"progress returned {answer!r}, which nobody would await: eventuali.moving does")
+        raise TypeError(f"progress returned {answer!r}, which nobody would await: the functions for asyncio do")
     return await answer

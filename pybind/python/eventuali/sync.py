@@ -1,4 +1,4 @@
-"""The event store for plain synchronous code: the same API as `eventuali.EventStore` and `eventuali.moving`, without `await`."""
+"""The event store for plain synchronous code: the same API as `eventuali.EventStore`, `.moving` and `.maintenance`, without `await`."""
 
 import inspect
 from collections.abc import Callable, Iterable
@@ -9,6 +9,7 @@ from uuid import UUID
 
 from typing_extensions import override
 
+from eventuali import _maintenance_sync as maintenance
 from eventuali._eventuali import Capabilities, EventMetadata, EventStoreCore, OpenReport, Receipt
 from eventuali._eventuali import SyncEventBatches as EventBatches
 from eventuali._eventuali import SyncEventStream as EventStream
@@ -37,6 +38,7 @@ __all__ = [
     "export_json_lines",
     "import_eventsourcing",
     "import_json_lines",
+    "maintenance",
     "mirror",
     "verify",
 ]

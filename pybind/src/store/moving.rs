@@ -1,6 +1,7 @@
 //! Moving history: in a thread that Python does not know, which tells how far it is and can be stopped.
 
 mod lines;
+mod maintenance;
 mod mirror;
 
 use std::ops::ControlFlow;
@@ -10,6 +11,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use eventuali::maintenance::{SalvageReport, VerifyReport};
 use eventuali::{Completion, Error, Operation, Result};
 use eventuali_sql::{Difference, DifferenceKind, Moved, Progress, Verified, export, verify};
 use parking_lot::{Condvar, Mutex};
@@ -23,6 +25,7 @@ use super::{Ask, PyEventStore};
 use crate::bridge::{self, Effort, configuration};
 
 pub(crate) use lines::{start_export_lines, start_import_eventsourcing, start_import_lines};
+pub(crate) use maintenance::{start_check, start_salvage};
 pub(crate) use mirror::{PyMirror, start_mirror};
 
 /// Refuses the name of a store that cannot be meant: what was moved to a new store in memory would be gone with it.
@@ -54,6 +57,8 @@ struct State {
 enum Outcome {
     Moved(Moved),
     Verified(Verified),
+    Checked(VerifyReport),
+    Salvaged(SalvageReport),
 }
 
 /// Why it ended early.
@@ -176,6 +181,8 @@ impl PyMove {
             Some(Ok(Outcome::Verified(found))) => {
                 (found.events, found.digest, found.difference.as_ref().map(difference_parts), found.complete).into_py_any(py)
             }
+            Some(Ok(Outcome::Checked(report))) => maintenance::checked(py, &report),
+            Some(Ok(Outcome::Salvaged(report))) => maintenance::salvaged(py, &report),
             Some(Err(Failure::Store(error))) => Err(bridge::raise(py, &error)),
             Some(Err(Failure::File(error))) => Err(error),
             None => Ok(py.None()),

@@ -1,0 +1,235 @@
+"""What maintenance does, once for both shells, and its results."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, final
+from uuid import UUID
+
+from typing_extensions import override
+
+from eventuali import _eventuali
+from eventuali._moves import carried_out
+from eventuali._moving import AwaitableReport, require_report
+from eventuali._places import require_path
+
+Directory: TypeAlias = str | os.PathLike[str]
+"""The path of a store's directory."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A damaged place."""
+
+    file: str
+    """The name of the damaged or missing file, in the store's directory."""
+
+    segment: int | None
+    """The segment's number; `None` where the damage is not in a segment."""
+
+    offset: int
+    """Where in the file it begins, in bytes."""
+
+    length: int | None
+    """How many bytes are concerned; `None` if nobody knows."""
+
+    first_position: int | None
+    """The first event that is concerned; `None` if none is, or nobody knows."""
+
+    last_position: int | None
+    """The last event that is concerned; `None` if none is, or nobody knows."""
+
+    reason: str
+    """What was found there."""
+
+    message: str
+    """All of it in words."""
+
+    @override
+    def __str__(self) -> str:
+        return self.message
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What verifying the files of a store found."""
+
+    events: int
+    """How many events are whole."""
+
+    frames: int
+    """How many frames, which are the appends, are whole."""
+
+    segments: int
+    """How many segments were read."""
+
+    bytes: int
+    """How many bytes of segments were read."""
+
+    last_position: int
+    """The last event that is whole."""
+
+    unpromised_bytes: int
+    """How many bytes follow the log that nobody was promised: an append that was interrupted, or is under way."""
+
+    damage: tuple[Damage, ...]
+    """Every damaged place in the order of the log, up to 100,000 of them."""
+
+    damaged_places: int
+    """How many damaged places there are."""
+
+    complete: bool
+    """Whether everything was read; `False` if `progress` has stopped it."""
+
+    @property
+    def sound(self) -> bool:
+        """Whether everything was read and is whole."""
+        return self.complete and self.damaged_places == 0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LostRange:
+    """Positions or versions that are lost, both ends included."""
+
+    first: int
+    """The first."""
+
+    last: int
+    """The last."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class KeptRange:
+    """Positions or versions that were saved, and what they are now."""
+
+    first: int
+    """The first, in the damaged store."""
+
+    last: int
+    """The last, in the damaged store."""
+
+    new_first: int
+    """What the first is in the new store; the others follow without a gap."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StreamLoss:
+    """An aggregate that has lost events."""
+
+    tenant: str
+    """The tenant; empty if none was given."""
+
+    aggregate_id: str
+    """The aggregate."""
+
+    lost: tuple[LostRange, ...]
+    """The versions that are lost."""
+
+    kept: tuple[KeptRange, ...]
+    """The versions that were saved, and which they are now."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SalvageReport:
+    """What salvaging has saved, and what it could not."""
+
+    store_id: UUID
+    """The id of the new store."""
+
+    events: int
+    """How many events were saved."""
+
+    kept: tuple[KeptRange, ...]
+    """The positions that were saved, and which they are now."""
+
+    lost: tuple[LostRange, ...]
+    """The positions that could not be saved."""
+
+    streams: tuple[StreamLoss, ...]
+    """The aggregates that are known to have lost events."""
+
+    damage: tuple[Damage, ...]
+    """Every damaged place in the order of the log, up to 100,000 of them."""
+
+    damaged_places: int
+    """How many damaged places there are."""
+
+    unpromised_bytes: int
+    """How many bytes follow the log that nobody was promised. They are not saved, and are no loss."""
+
+    complete: bool
+    """Whether it was finished; `False` if `progress` has stopped it, and then there is no new store."""
+
+
+def _verify_report(parts: tuple[Any, ...]) -> VerifyReport:
+    """What the core says that verifying has found."""
+    events, frames, segments, size, last_position, unpromised_bytes, damage, damaged_places, complete = parts
+    return VerifyReport(
+        events,
+        frames,
+        segments,
+        size,
+        last_position,
+        unpromised_bytes,
+        _places(damage),
+        damaged_places,
+        complete,
+    )
+
+
+def _salvage_report(parts: tuple[Any, ...]) -> SalvageReport:
+    """What the core says that salvaging has saved."""
+    store_id, events, kept, lost, streams, damage, damaged_places, unpromised_bytes, complete = parts
+    losses = tuple(StreamLoss(tenant, name, _lost(gone), _kept(left)) for tenant, name, gone, left in streams)
+    return SalvageReport(
+        store_id,
+        events,
+        _kept(kept),
+        _lost(lost),
+        losses,
+        _places(damage),
+        damaged_places,
+        unpromised_bytes,
+        complete,
+    )
+
+
+def _places(damage: list[tuple[Any, ...]]) -> tuple[Damage, ...]:
+    return tuple(Damage(*parts) for parts in damage)
+
+
+def _lost(ranges: list[tuple[int, int]]) -> tuple[LostRange, ...]:
+    return tuple(LostRange(*parts) for parts in ranges)
+
+
+def _kept(runs: list[tuple[int, int, int]]) -> tuple[KeptRange, ...]:
+    return tuple(KeptRange(*parts) for parts in runs)
+
+
+def _directory(path: Directory) -> Path:
+    """The directory that is named; a URL or a config is none."""
+    directory = os.fspath(path) if isinstance(path, os.PathLike) else path
+    require_path(directory)
+    return Path(directory).expanduser()
+
+
+async def verify(path: Directory, progress: AwaitableReport | None, *, blocking: bool) -> VerifyReport:
+    """Reads every byte of a store's files."""
+    require_report(progress)
+    move = _eventuali.start_check(_directory(path), blocking)
+    return _verify_report(await carried_out(move, progress, blocking=blocking))
+
+
+async def salvage(
+    path: Directory, target: Directory, progress: AwaitableReport | None, *, blocking: bool
+) -> SalvageReport:
+    """Writes what can be verified to a new store."""
+    require_report(progress)
+    move = _eventuali.start_salvage(_directory(path), _directory(target), blocking)
+    return _salvage_report(await carried_out(move, progress, blocking=blocking))

@@ -1,0 +1,84 @@
+//! Looking after a store's files, in the thread of a move.
+
+use std::path::PathBuf;
+
+use eventuali::maintenance::{Damage, PositionRange, SalvageReport, StreamLoss, Transfer, VerifyReport, salvage, verify};
+use pyo3::IntoPyObjectExt;
+use pyo3::prelude::*;
+
+use super::{Outcome, PyMove};
+
+type DamageParts = (String, Option<u64>, u64, Option<u64>, Option<u64>, Option<u64>, String, String);
+
+fn damage_parts(damage: &Damage) -> DamageParts {
+    let position = |position: Option<eventuali::Position>| position.map(|position| position.0);
+    (
+        damage.file.clone(),
+        damage.segment,
+        damage.offset,
+        damage.length,
+        position(damage.first_position),
+        position(damage.last_position),
+        damage.reason.clone(),
+        damage.to_string(),
+    )
+}
+
+fn ranges(ranges: &[PositionRange]) -> Vec<(u64, u64)> {
+    ranges.iter().map(|range| (range.first, range.last)).collect()
+}
+
+fn transfers(transfers: &[Transfer]) -> Vec<(u64, u64, u64)> {
+    transfers.iter().map(|run| (run.first, run.last, run.new_first)).collect()
+}
+
+type StreamParts = (String, String, Vec<(u64, u64)>, Vec<(u64, u64, u64)>);
+
+fn stream_parts(stream: &StreamLoss) -> StreamParts {
+    (stream.tenant.clone(), stream.aggregate_id.clone(), ranges(&stream.lost), transfers(&stream.kept))
+}
+
+/// What verifying a store's files found, for Python.
+pub(super) fn checked(py: Python<'_>, report: &VerifyReport) -> PyResult<Py<PyAny>> {
+    let damage: Vec<DamageParts> = report.damage.iter().map(damage_parts).collect();
+    (
+        report.events,
+        report.frames,
+        report.segments,
+        report.bytes,
+        report.last_position.0,
+        report.unpromised_bytes,
+        damage,
+        report.damaged_places,
+        report.complete,
+    )
+        .into_py_any(py)
+}
+
+/// What salvaging has saved, for Python.
+pub(super) fn salvaged(py: Python<'_>, report: &SalvageReport) -> PyResult<Py<PyAny>> {
+    let damage: Vec<DamageParts> = report.damage.iter().map(damage_parts).collect();
+    let streams: Vec<StreamParts> = report.streams.iter().map(stream_parts).collect();
+    (
+        report.store_id,
+        report.events,
+        transfers(&report.kept),
+        ranges(&report.lost),
+        streams,
+        damage,
+        report.damaged_places,
+        report.unpromised_bytes,
+        report.complete,
+    )
+        .into_py_any(py)
+}
+
+#[pyfunction]
+pub(crate) fn start_check(py: Python<'_>, path: PathBuf, blocking: bool) -> PyResult<PyMove> {
+    PyMove::begin(py, blocking, move |shared| Ok(Outcome::Checked(verify(path, |progress| shared.report(progress))?)))
+}
+
+#[pyfunction]
+pub(crate) fn start_salvage(py: Python<'_>, path: PathBuf, target: PathBuf, blocking: bool) -> PyResult<PyMove> {
+    PyMove::begin(py, blocking, move |shared| Ok(Outcome::Salvaged(salvage(path, target, |progress| shared.report(progress))?)))
+}

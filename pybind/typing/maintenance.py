@@ -1,0 +1,25 @@
+"""What type checkers say of maintenance: both shells give the same results."""
+
+from pathlib import Path
+from typing import assert_type
+
+from eventuali import maintenance
+from eventuali.maintenance import Progress, SalvageReport, VerifyReport
+from eventuali.sync import maintenance as blocking
+
+
+async def tell_later(progress: Progress) -> bool:
+    """What is awaited, with asyncio."""
+    return progress.last_position is not None
+
+
+async def with_asyncio() -> None:
+    """Results are what they say."""
+    assert_type(await maintenance.verify("orders", progress=tell_later), VerifyReport)
+    assert_type(await maintenance.salvage(Path("orders"), "saved"), SalvageReport)
+
+
+def without() -> None:
+    """The same without `await`."""
+    assert_type(blocking.verify(Path("orders"), progress=print), VerifyReport)
+    assert_type(blocking.salvage("orders", "saved"), SalvageReport)
