@@ -1,13 +1,14 @@
 //! SQLite files whose disk is full, that are locked, read-only, gone or no databases, and writers that are killed.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use eventuali::{AppendBatch, Error, EventData, ExpectedVersion, NewEvent, ReadAll};
-use eventuali_sql::Config;
+use eventuali::{AppendBatch, Error, EventData, EventStore, ExpectedVersion, LogStore, NewEvent, ReadAll};
+use eventuali_sql::{Config, Progress, export, verify};
 use uuid::Uuid;
 
 use crate::arrange::{Opened, Random, assert_usable, fails_within, one, open};
@@ -105,6 +106,36 @@ fn a_full_disk_stores_nothing_and_works_again_when_there_is_room() {
         ledger.assert_true_of(&*store);
         store.close().wait().expect("it closes");
         ledger.assert_true_of(&*open(Config::sqlite(folder.join("events.db"))));
+    });
+}
+
+/// A transaction so large that SQLite writes some of it before its commit.
+#[test]
+fn a_disk_that_is_full_in_the_middle_of_a_transaction_stores_nothing_of_it_and_an_export_goes_on_when_there_is_room() {
+    let name = "sqlite::a_disk_that_is_full_in_the_middle_of_a_transaction_stores_nothing_of_it_and_an_export_goes_on_when_there_is_room";
+    with_a_small_disk(name, |folder| {
+        let ballast = folder.join("ballast");
+        let source = LogStore::memory().expect("memory");
+        for number in 0..27 {
+            source.append(large(&format!("stream-{}", number % 3))).wait().expect("stored");
+        }
+        let (path, on) = (folder.join("events.db"), |_: &Progress| ControlFlow::Continue(()));
+        let target = Config::sqlite(&path).open().expect("it opens");
+        for ballast_bytes in [3_300_000, 2_500_000, 1_800_000] {
+            fs::write(&ballast, vec![1; ballast_bytes]).expect("room");
+            for _ in 0..3 {
+                let error = fails_within(SOON, "a full disk", || export(&source, &target, on));
+                assert!(matches!(error, Error::StorageFull { .. }), "{ballast_bytes}: {error:?}");
+                assert_eq!(target.as_dyn().head().wait().expect("known").0, 0, "nothing of the transaction is stored");
+                let events = (0..27).flat_map(|_| large("whole").streams.remove(0).events).collect();
+                let whole = AppendBatch::one("whole", "Thing", ExpectedVersion::Any, events);
+                let error = fails_within(SOON, "a full disk", || target.as_dyn().append(whole).wait());
+                assert!(matches!(error, Error::StorageFull { .. }), "{ballast_bytes}: {error:?}");
+            }
+            fs::remove_file(&ballast).expect("removed");
+        }
+        assert_eq!(export(&source, &target, on).expect("moved").events, 27);
+        assert_eq!(verify(&source, target.as_dyn(), on).expect("compared").difference, None);
     });
 }
 
