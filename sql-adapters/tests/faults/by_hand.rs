@@ -56,6 +56,12 @@ fn appends_are_refused_as_long_as_their_tables_are_others_and_go_on_afterwards()
             for _ in 0..3 {
                 let refused = appended(&store, "b");
                 assert!(matches!(&refused, Err(Error::Database { code: Some(_), message, .. }) if message.contains("no")), "{change}: {refused:?}");
+                match read(&store) {
+                    Ok(positions) => assert!(positions.starts_with(&[1, 2, 3]), "{change}: {positions:?}"),
+                    Err(error) => {
+                        assert!(matches!(&error, Error::Database { code: Some(_), message, .. } if message.contains("no such")), "{error:?}")
+                    }
+                }
             }
             by_hand(&path, back);
             assert_usable(&store);
