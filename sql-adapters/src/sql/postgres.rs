@@ -159,7 +159,7 @@ impl PostgresDatabase {
     }
 
     fn error(&self, error: &sqlx::Error) -> Error {
-        fault(self.shown(), error).error()
+        self.connections.fault(error).error()
     }
 
     /// A connection to read with.
@@ -250,7 +250,7 @@ impl PostgresDatabase {
                 }
                 Err(error) => commit_fault(self.shown(), &error),
             },
-            Err(Trouble::Database(error)) => fault(self.shown(), &error),
+            Err(Trouble::Database(error)) => self.connections.fault(&error),
             Err(Trouble::Store(error)) => refused(error),
         };
         // Closing the connection ends its transaction, whatever state it is in.

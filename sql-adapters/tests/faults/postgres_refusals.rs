@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use eventuali::{Error, ReadAll};
+use eventuali::{Error, Position, ReadAll, StreamKey};
 use eventuali_sql::{Config, export};
 
 use crate::arrange::{Opened, assert_usable, fails_within, one, open, postgres, postgres_at};
@@ -195,6 +195,31 @@ fn a_row_of_state_that_is_gone_is_told_as_such() {
     let read = || store.read_all(ReadAll::new()).collect::<eventuali::Result<Vec<_>>>().map(drop);
     for answer in [store.append(one("a")).wait().map(drop), read(), store.head().wait().map(drop), store.identity().wait().map(drop)] {
         assert!(matches!(&answer, Err(Error::Database { message, .. }) if message.contains("row of state")), "{answer:?}");
+    }
+}
+
+/// A server refuses prepared statements whose columns have other types now: a connection that had them was of no use any more.
+#[test]
+fn columns_whose_types_were_changed_are_read_and_written_by_a_store_that_is_open() {
+    let table = new_table();
+    let store = open(postgres(&table));
+    let mut session = Session::new(&postgres_url());
+    for change in [
+        format!(r#"ALTER TABLE {table} ALTER COLUMN event_type TYPE TEXT COLLATE "C""#),
+        format!(r#"ALTER TABLE {table} ALTER COLUMN aggregate_type TYPE TEXT COLLATE "C", ALTER COLUMN event_data_type TYPE TEXT"#),
+    ] {
+        for _ in 0..3 {
+            assert_usable(&store);
+            store.stream(StreamKey { tenant: "", aggregate_id: "afterwards" }).wait().expect("known");
+        }
+        session.run(&change);
+        let read = || store.read_all(ReadAll::new().after(Position(1))).collect::<eventuali::Result<Vec<_>>>();
+        let refused: Vec<Error> = (0..10).filter_map(|_| read().err()).collect();
+        assert!(matches!(&refused[..], [] | [Error::Unavailable { .. }]), "one at most, and it may try again: {refused:?}");
+        for _ in 0..3 {
+            store.stream(StreamKey { tenant: "", aggregate_id: "afterwards" }).wait().expect("known");
+            assert_usable(&store);
+        }
     }
 }
 

@@ -2,15 +2,17 @@
 
 use std::future::Future;
 use std::str::FromStr;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use eventuali::{Error, Result};
+use parking_lot::Mutex;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, Postgres};
 use tokio::time::timeout;
 
-use super::faults::{UNREACHABLE, fault};
+use super::faults::{UNREACHABLE, fault, is_outdated};
 use crate::options::SqlOptions;
 use crate::sql::database::Failure;
 
@@ -23,6 +25,8 @@ pub(super) struct Connections {
     pub(super) shown: String,
     pub(super) pool: PgPool,
     connect: PgConnectOptions,
+    /// The server refuses what connections prepared that were made before.
+    outdated: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Connections {
@@ -42,7 +46,13 @@ impl Connections {
             Ok(first)
         });
         let first = first.await?;
+        let outdated = Arc::new(Mutex::new(None::<Instant>));
+        let before = Arc::clone(&outdated);
         let pool = PgPoolOptions::new()
+            .before_acquire(move |_, connection| {
+                let is_newer = before.lock().is_none_or(|moment| connection.age < moment.elapsed());
+                Box::pin(async move { Ok(is_newer) })
+            })
             .max_connections(options.max_connections)
             .acquire_timeout(options.acquire_timeout)
             .after_connect(move |connection, _| {
@@ -50,7 +60,7 @@ impl Connections {
                 Box::pin(async move { sqlx::raw_sql(AssertSqlSafe(settings)).execute(connection).await.map(drop) })
             })
             .connect_lazy_with(connect.clone());
-        Ok((Self { shown, pool, connect }, first))
+        Ok((Self { shown, pool, connect, outdated }, first))
     }
 
     /// A connection of the pool, which waits for a server that restarts.
@@ -60,6 +70,14 @@ impl Connections {
             Err(sqlx::Error::PoolTimedOut) => Err(Failure::All(self.why_none().await)),
             Err(error) => Err(fault(&self.shown, &error)),
         }
+    }
+
+    /// What a failure means; after some failures no connection is used again that was made before.
+    pub(super) fn fault(&self, error: &sqlx::Error) -> Failure {
+        if is_outdated(error) {
+            *self.outdated.lock() = Some(Instant::now());
+        }
+        fault(&self.shown, error)
     }
 
     /// Why there was no connection in time: the pool does not tell.

@@ -11,6 +11,12 @@ use crate::sql::database::{Failure, NO_STATE};
 /// What helps where nothing is known but that there was no answer.
 pub(super) const UNREACHABLE: &str = "and see whether the server is up and reachable";
 
+/// Whether a statement was prepared when its columns had other types.
+pub(super) fn is_outdated(error: &sqlx::Error) -> bool {
+    let refusal = error.as_database_error().and_then(|refusal| refusal.try_downcast_ref::<PgDatabaseError>());
+    refusal.is_some_and(|refusal| refusal.routine() == Some("RevalidateCachedQuery"))
+}
+
 /// What a failure means for appends.
 pub(super) fn fault(shown: &str, error: &sqlx::Error) -> Failure {
     let store = || shown.to_owned();
@@ -36,6 +42,9 @@ pub(super) fn fault(shown: &str, error: &sqlx::Error) -> Failure {
             other => Failure::All(Error::Database { store: store(), code: None, message: other.to_string() }),
         };
     };
+    if is_outdated(error) {
+        return Failure::Passing(unavailable_until("the columns of its tables were changed".to_owned(), "which makes new connections"));
+    }
     let code = refusal.code().map(Cow::into_owned).unwrap_or_default();
     let message = refusal.message().to_owned();
     match &*code {
