@@ -59,7 +59,7 @@ fn appends_are_refused_as_long_as_their_tables_are_others_and_go_on_afterwards()
                 match read(&store) {
                     Ok(positions) => assert!(positions.starts_with(&[1, 2, 3]), "{change}: {positions:?}"),
                     Err(error) => {
-                        assert!(matches!(&error, Error::Database { code: Some(_), message, .. } if message.contains("no such")), "{error:?}")
+                        assert!(matches!(&error, Error::Database { code: Some(_), message, .. } if message.contains("no such")), "{error:?}");
                     }
                 }
             }
