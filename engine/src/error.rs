@@ -287,10 +287,12 @@ impl Corruption {
         let last_good = self.last_good_position;
         match self.remedy {
             Remedy::ReadOrAcceptLoss => format!(
-                "restore a backup; open for reading up to the damage; or give up what follows with accept_loss_after={last_good} (it is moved to quarantine/ first)"
+                "restore a backup; open for reading up to the damage; salvage what is whole, also behind it, to a new store; or give up what follows with accept_loss_after={last_good} (it is moved to quarantine/ first)"
             ),
             Remedy::AcceptLoss => {
-                format!("restore a backup; or give up what follows with accept_loss_after={last_good} (it is moved to quarantine/ first)")
+                format!(
+                    "restore a backup; salvage what is whole to a new store; or give up what follows with accept_loss_after={last_good} (it is moved to quarantine/ first)"
+                )
             }
             Remedy::RebuildManifest => {
                 "rebuild_manifest makes a new manifest from the segment files, which are left as they are; or restore a backup".to_owned()

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -13,7 +12,7 @@ use crate::log::format::{SegmentHeader, segment_header};
 use crate::log::manifest::{MANIFEST, Manifest, ManifestProblem, ManifestSegment};
 use crate::log::open::is_untouched;
 use crate::log::segment::{AttachProblem, FIRST_FRAME, Segment, file_name, parse_name};
-use crate::log::storage::{Access, Storage, StorageFile};
+use crate::log::storage::{Access, Storage};
 use crate::log::watermark::{Mark, Standing, WATERMARK, Watermark};
 
 /// What it means to have no watermark.
@@ -33,10 +32,11 @@ pub(super) struct Place {
 
 /// What is held where a segment should be.
 pub(super) enum Held {
-    /// A segment with a sound header, in the file of its name or in another.
-    Segment(Segment),
+    /// A segment with a sound header, in the file of its name or in another. It is not kept open: there may be more of them than
+    /// a process may have files.
+    Segment { file: String, header: SegmentHeader },
     /// A file whose header is damaged.
-    Headless { file: Arc<dyn StorageFile>, header: Vec<u8> },
+    Headless { file: String, header: Vec<u8> },
     /// Nothing.
     Missing,
 }
@@ -47,7 +47,7 @@ impl Place {
     }
 
     pub(super) fn header(&self) -> Option<&SegmentHeader> {
-        if let Held::Segment(segment) = &self.held { Some(&segment.header) } else { None }
+        if let Held::Segment { header, .. } = &self.held { Some(header) } else { None }
     }
 
     /// The LSN of its first frame, as its own header or the manifest says.
@@ -95,7 +95,7 @@ impl Files {
             Err(_) => commonest_store(&files),
         };
         let standing = early.map_or_else(|| read_mark(storage, store_id), Ok)?;
-        let unfinished = manifest.is_err() && standing == Standing::Missing && is_unfinished_creation(&files)?;
+        let unfinished = manifest.is_err() && standing == Standing::Missing && is_unfinished_creation(storage, &files)?;
         if let (Err(problem), false) = (&manifest, unfinished) {
             found.push(damage(MANIFEST, None, 0, None, (0, 0), problem.reason(!files.is_empty())));
         }
@@ -170,8 +170,8 @@ fn read_mark(storage: &dyn Storage, store_id: Uuid) -> Result<Standing> {
 fn commonest_store(files: &BTreeMap<(u64, u32), Held>) -> Uuid {
     let mut counts: BTreeMap<Uuid, usize> = BTreeMap::new();
     for held in files.values() {
-        if let Held::Segment(segment) = held {
-            *counts.entry(segment.header.store_id).or_default() += 1;
+        if let Held::Segment { header, .. } = held {
+            *counts.entry(header.store_id).or_default() += 1;
         }
     }
     counts.into_iter().max_by_key(|(_, count)| *count).map_or(Uuid::nil(), |(store_id, _)| store_id)
@@ -184,7 +184,7 @@ fn segment_files(storage: &dyn Storage, names: &[String], found: &mut Vec<Damage
         let Some((sequence, generation)) = parse_name(name) else { continue };
         let reason = match Segment::attach(storage, name, Access::Read) {
             Ok(segment) => {
-                files.insert((sequence, generation), Held::Segment(segment));
+                files.insert((sequence, generation), Held::Segment { file: segment.name, header: segment.header });
                 continue;
             }
             // Removed meanwhile: what the manifest says of it is looked at later.
@@ -200,17 +200,17 @@ fn segment_files(storage: &dyn Storage, names: &[String], found: &mut Vec<Damage
             let mut header = vec![0; segment_header::BYTES];
             let read = file.read_at(&mut header, 0).unwrap_or(0);
             header.truncate(read);
-            files.insert((sequence, generation), Held::Headless { file, header });
+            files.insert((sequence, generation), Held::Headless { file: name.clone(), header });
         }
     }
     Ok(files)
 }
 
 /// Whether this is a store whose creation was interrupted before its manifest: nobody was promised anything.
-fn is_unfinished_creation(files: &BTreeMap<(u64, u32), Held>) -> Result<bool> {
+fn is_unfinished_creation(storage: &dyn Storage, files: &BTreeMap<(u64, u32), Held>) -> Result<bool> {
     let mut held = files.values();
     match (held.next(), held.next()) {
-        (Some(Held::Segment(segment)), None) => is_untouched(segment),
+        (Some(Held::Segment { file, .. }), None) => Segment::attach(storage, file, Access::Read).map_or(Ok(false), |segment| is_untouched(&segment)),
         _ => Ok(false),
     }
 }
@@ -221,15 +221,14 @@ fn named_places(manifest: &Manifest, files: &mut BTreeMap<(u64, u32), Held>, fou
     let mut places: Vec<Place> = Vec::with_capacity(manifest.segments.len());
     for named in &manifest.segments {
         let held = take_held(named.sequence, named.generation, files);
-        if let Held::Segment(segment) = &held {
-            let header = &segment.header;
-            if (header.base_lsn, header.base_position) != (named.base_lsn, named.base_position) {
-                let reason = format!(
-                    "the manifest says that segment {} begins with LSN {} and position {}, its header says {} and {}",
-                    named.sequence, named.base_lsn, named.base_position, header.base_lsn, header.base_position
-                );
-                found.push(damage(MANIFEST, Some(named.sequence), 0, None, (0, 0), reason));
-            }
+        if let Held::Segment { header, .. } = &held
+            && (header.base_lsn, header.base_position) != (named.base_lsn, named.base_position)
+        {
+            let reason = format!(
+                "the manifest says that segment {} begins with LSN {} and position {}, its header says {} and {}",
+                named.sequence, named.base_lsn, named.base_position, header.base_lsn, header.base_position
+            );
+            found.push(damage(MANIFEST, Some(named.sequence), 0, None, (0, 0), reason));
         }
         places.push(Place::new(named.sequence, named.generation, Some(*named), held));
     }
@@ -239,7 +238,7 @@ fn named_places(manifest: &Manifest, files: &mut BTreeMap<(u64, u32), Held>, fou
             // Another generation of a segment, which maintenance makes or has not removed yet.
             continue;
         }
-        let goes_on = sequence == last + 1 && places.last().is_some_and(|place| place.sequence == last) && matches!(held, Held::Segment(_));
+        let goes_on = sequence == last + 1 && places.last().is_some_and(|place| place.sequence == last) && matches!(held, Held::Segment { .. });
         if goes_on {
             // What a crash leaves between the name and the manifest: whether it continues the last one shows when that is read.
             places.push(Place::new(sequence, generation, None, held));
@@ -257,7 +256,7 @@ fn unnamed_places(store_id: Uuid, files: &mut BTreeMap<(u64, u32), Held>, found:
     let mut newest: BTreeMap<u64, u32> = BTreeMap::new();
     for ((sequence, generation), held) in &*files {
         let (sequence, generation) =
-            if let Held::Segment(segment) = held { (segment.header.sequence, segment.header.generation) } else { (*sequence, *generation) };
+            if let Held::Segment { header, .. } = held { (header.sequence, header.generation) } else { (*sequence, *generation) };
         let kept = newest.entry(sequence).or_insert(generation);
         *kept = generation.max(*kept);
     }
@@ -273,16 +272,15 @@ fn unnamed_places(store_id: Uuid, files: &mut BTreeMap<(u64, u32), Held>, found:
 /// Takes out segments of other stores; tells of segments under a wrong name.
 fn set_strangers_aside(store_id: Uuid, files: &mut BTreeMap<(u64, u32), Held>, found: &mut Vec<Damage>) {
     files.retain(|(sequence, generation), held| {
-        let Held::Segment(segment) = held else { return true };
-        let header = &segment.header;
+        let Held::Segment { file, header } = held else { return true };
         if header.store_id != store_id {
             let reason = format!("the segment belongs to another store ({}, not {store_id})", header.store_id);
-            found.push(damage(&segment.name, Some(*sequence), 0, None, (0, 0), reason));
+            found.push(damage(file, Some(*sequence), 0, None, (0, 0), reason));
             return false;
         }
         if (header.sequence, header.generation) != (*sequence, *generation) {
             let reason = format!("the file holds segment {} of generation {}", header.sequence, header.generation);
-            found.push(damage(&segment.name, Some(*sequence), 0, None, (0, 0), reason));
+            found.push(damage(file, Some(*sequence), 0, None, (0, 0), reason));
         }
         true
     });
@@ -291,7 +289,7 @@ fn set_strangers_aside(store_id: Uuid, files: &mut BTreeMap<(u64, u32), Held>, f
 /// The file that holds a segment: the one with its name, or else one whose header says so.
 fn take_held(sequence: u64, generation: u32, files: &mut BTreeMap<(u64, u32), Held>) -> Held {
     let wanted = (sequence, generation);
-    let holds = |held: &Held| matches!(held, Held::Segment(segment) if (segment.header.sequence, segment.header.generation) == wanted);
+    let holds = |held: &Held| matches!(held, Held::Segment { header, .. } if (header.sequence, header.generation) == wanted);
     let by_name = files.get(&wanted).filter(|held| holds(held)).map(|_| wanted);
     let by_header = || files.iter().find(|(_, held)| holds(held)).map(|(name, _)| *name);
     let headless = || files.get(&wanted).filter(|held| matches!(held, Held::Headless { .. })).map(|_| wanted);

@@ -142,7 +142,7 @@ pub fn salvage_storage(source: &dyn Storage, target: &dyn Storage, mut progress:
     let last_position = files.last_position();
     let mut salvaging =
         Salvaging { target: Target::create(target)?, report: SalvageReport::default(), streams: Streams::default(), losses: Losses::default() };
-    let surveyed = run(files, &mut |block| {
+    let surveyed = run(source, files, &mut |block| {
         salvaging.take_in(block)?;
         let (position, events) = (salvaging.losses.next_position - 1, salvaging.report.events);
         let last_position = last_position.map(|last| last.max(position));

@@ -8,10 +8,10 @@ use super::rescue::Rescued;
 use super::seed::{find_seed, salt_in};
 use super::source::{Source, Unreadable, damage};
 use crate::error::{Error, Result};
-use crate::log::format::{FrameHeader, segment_seed};
+use crate::log::format::{FrameHeader, SegmentHeader, segment_seed};
 use crate::log::recovery::Chain;
-use crate::log::segment::file_name;
-use crate::log::storage::StorageFile;
+use crate::log::segment::{Segment, file_name};
+use crate::log::storage::{Access, Storage};
 use crate::log::watermark::{Mark, WATERMARK};
 
 /// Further than any log reaches.
@@ -74,6 +74,7 @@ pub(super) struct Ahead {
 
 /// Reads a log from end to end, and goes on behind damage.
 pub(super) struct Surveyor<'a> {
+    storage: &'a dyn Storage,
     pub(super) mark: Mark,
     pub(super) chain: Chain,
     /// The anchor that the next segment must have, where the one before has a sound seal.
@@ -88,11 +89,12 @@ pub(super) struct Surveyor<'a> {
 }
 
 /// Reads everything that the files hold.
-pub(super) fn survey<'a>(files: Files, deliver: &'a mut Deliver<'a>) -> Result<Surveyed> {
+pub(super) fn survey<'a>(storage: &'a dyn Storage, files: Files, deliver: &'a mut Deliver<'a>) -> Result<Surveyed> {
     let Files { has_manifest, has_watermark, mark, places, damage: found } = files;
     // What no log reaches is not believed further than it could be counted.
     let mark = Mark { durable_lsn: mark.durable_lsn.min(FURTHEST), durable_position: mark.durable_position.min(FURTHEST), ..mark };
     let mut surveyor = Surveyor {
+        storage,
         mark,
         chain: Chain { lsn: 0, position: 1, checksum: 0, epoch: 0, commit_time: i64::MIN, durable_upto: 0 },
         anchor: Some(0),
@@ -179,49 +181,53 @@ impl Surveyor<'_> {
 
     /// Where the frames of a place are read from; nothing if there are none to be read. The chain is then that of its first frame.
     fn source_of(&mut self, place: &Place, ahead: &Ahead) -> Option<Source> {
-        let (file, seed, base_lsn): (Arc<dyn StorageFile>, _, _) = match &place.held {
-            Held::Missing => {
-                let positions = (self.chain.position, ahead.position.unwrap_or(self.promised_position()));
-                let reason = "the manifest names this segment, but there is no such file";
-                self.tell(damage(&place.name, Some(place.sequence), 0, None, positions, reason));
-                return None;
-            }
-            Held::Segment(segment) => {
-                let header = &segment.header;
-                let told = (header.base_lsn, header.base_position);
-                let continues = told == (self.chain.lsn, self.chain.position) && self.anchor == Some(header.anchor);
-                if self.anchor.is_some() && !continues {
-                    let positions = (self.chain.position, header.base_position);
-                    let reason = "the segment does not continue the one before it";
-                    self.tell(damage(&segment.name, Some(place.sequence), 0, Some(0), positions, reason));
-                }
-                if self.surveyed.segments == 0 {
-                    self.chain.epoch = header.epoch;
-                }
-                self.chain.checksum = header.anchor;
-                (Arc::clone(&segment.file), segment.seed, header.base_lsn)
+        let found = match &place.held {
+            Held::Missing => Err("the manifest names this segment, but there is no such file"),
+            Held::Segment { file, header } => {
+                self.check_start(place, file, header);
+                // Whoever removes it meanwhile has written another manifest.
+                let attached = Segment::attach(self.storage, file, Access::Read);
+                attached
+                    .map(|segment| (segment.file, file, segment.seed, header.base_lsn))
+                    .map_err(|_| "the file was removed, or damaged, while it was looked at")
             }
             Held::Headless { file, header } => {
                 let base_lsn = place.base_lsn().or_else(|| self.anchor.map(|_| self.chain.lsn));
-                let found = base_lsn.and_then(|lsn| Some((find_seed(&**file, salt_in(header).map(segment_seed), lsn)?, lsn)));
-                let Some((seed, base_lsn)) = found else {
-                    let positions = (self.chain.position, ahead.position.unwrap_or(self.promised_position()));
-                    let reason = "without the segment's header its frames cannot be verified";
-                    self.tell(damage(&place.name, Some(place.sequence), 0, None, positions, reason));
-                    return None;
-                };
                 self.chain.checksum = self.anchor.unwrap_or(0);
-                (Arc::clone(file), seed, base_lsn)
+                let found = base_lsn.zip(self.storage.open(file, Access::Read).ok()).and_then(|(base_lsn, opened)| {
+                    let seed = find_seed(&*opened, salt_in(header).map(segment_seed), base_lsn)?;
+                    Some((opened, file, seed, base_lsn))
+                });
+                found.ok_or("without the segment's header its frames cannot be verified")
             }
         };
-        self.chain.lsn = base_lsn;
-        self.chain.position = self.chain.position.max(place.base_position().unwrap_or(0));
-        self.anchor = None;
-        let name = match &place.held {
-            Held::Segment(segment) => segment.name.clone(),
-            _ => place.name.clone(),
-        };
-        Some(Source { name, sequence: place.sequence, file, seed, base_lsn })
+        match found {
+            Ok((file, name, seed, base_lsn)) => {
+                self.chain.lsn = base_lsn;
+                self.chain.position = self.chain.position.max(place.base_position().unwrap_or(0));
+                self.anchor = None;
+                Some(Source { name: name.clone(), sequence: place.sequence, file, seed, base_lsn })
+            }
+            Err(reason) => {
+                let positions = (self.chain.position, ahead.position.unwrap_or(self.promised_position()));
+                self.tell(damage(&place.name, Some(place.sequence), 0, None, positions, reason));
+                None
+            }
+        }
+    }
+
+    /// Compares where a segment begins with where the one before it has ended.
+    fn check_start(&mut self, place: &Place, file: &str, header: &SegmentHeader) {
+        let continues = (header.base_lsn, header.base_position) == (self.chain.lsn, self.chain.position) && self.anchor == Some(header.anchor);
+        if self.anchor.is_some() && !continues {
+            let positions = (self.chain.position, header.base_position);
+            let reason = "the segment does not continue the one before it";
+            self.tell(damage(file, Some(place.sequence), 0, Some(0), positions, reason));
+        }
+        if self.surveyed.segments == 0 {
+            self.chain.epoch = header.epoch;
+        }
+        self.chain.checksum = header.anchor;
     }
 
     /// Goes on behind a segment of which nothing can be read.

@@ -57,6 +57,15 @@ impl<'a> Target<'a> {
         self.chain.commit_time = commit_time.max(self.chain.commit_time);
         self.begin_epoch();
         let checksum = self.context().events(frame, entries);
+        if frame.len() >= WRITE_BYTES {
+            // It is not held twice.
+            self.write()?;
+            let offset = self.segment.offset(self.chain.lsn);
+            self.segment.file.write_at(frame, offset).map_err(|error| self.io(&error, frame.len()))?;
+            self.extend(frame.len(), entries.len() as u64, checksum);
+            self.written_lsn = self.chain.lsn;
+            return Ok(());
+        }
         self.frames.extend_from_slice(frame);
         self.extend(frame.len(), entries.len() as u64, checksum);
         if self.frames.len() >= WRITE_BYTES { self.write() } else { Ok(()) }
@@ -119,17 +128,16 @@ impl<'a> Target<'a> {
 
     fn write(&mut self) -> Result<()> {
         let offset = self.segment.offset(self.written_lsn);
-        self.segment.file.write_at(&self.frames, offset).map_err(|error| self.io(&error))?;
+        self.segment.file.write_at(&self.frames, offset).map_err(|error| self.io(&error, self.frames.len()))?;
         self.written_lsn = self.chain.lsn;
         self.frames.clear();
-        self.frames.shrink_to(2 * WRITE_BYTES);
         Ok(())
     }
 
-    fn io(&self, error: &io::Error) -> Error {
+    fn io(&self, error: &io::Error, bytes: usize) -> Error {
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Error::StorageFull { path: self.storage.path(), needed_bytes: Some(self.frames.len() as u64) }
+                Error::StorageFull { path: self.storage.path(), needed_bytes: Some(bytes as u64) }
             }
             _ => self.segment.io("write", error),
         }

@@ -86,7 +86,7 @@ pub fn verify_storage(storage: &dyn Storage, mut progress: impl FnMut(&Progress)
     let files = Files::look(storage)?;
     let last_position = files.last_position();
     let mut verifying = Verifying::default();
-    let surveyed = run(files, &mut |block| {
+    let surveyed = run(storage, files, &mut |block| {
         verifying.take_in(block);
         let VerifyReport { events, last_position: Position(position), .. } = verifying.report;
         let last_position = last_position.map(|last| last.max(position));

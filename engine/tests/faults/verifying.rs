@@ -50,6 +50,7 @@ fn what_opening_refuses_is_found_where_opening_finds_it() {
     let (_, damaged) = damaged_stores();
     for (what, files) in damaged {
         let refused = crate::files::damage(&files);
+        assert!(refused.to_string().contains("salvage what is whole"), "{what}: {refused}");
         let report = verified(&files);
         assert!(!report.is_sound(), "{what}");
         let name = refused.path.file_name().expect("a name").to_str().expect("text");
@@ -175,7 +176,7 @@ fn an_interrupted_append_is_no_damage() {
 fn a_sector_that_cannot_be_read_is_a_damaged_place() {
     let (files, events) = three_segments();
     let storage = holding(&files);
-    storage.inject(Fault::on(OperationKind::Read).of(SECOND).after(1).for_good());
+    storage.inject(Fault::on(OperationKind::Read).of(SECOND).after(2).for_good());
     let report = verify_storage(&storage, on).expect("it can be verified");
     let [damage] = &report.damage[..] else { panic!("{:?}", report.damage) };
     assert!(damage.file == SECOND && damage.reason.contains("cannot be read: injected"), "{damage}");
