@@ -83,9 +83,15 @@ impl Files {
         let mut found = Vec::new();
         let first = read_manifest(storage)?;
         let early = first.as_ref().ok().map(|manifest| read_mark(storage, manifest.store_id)).transpose()?;
-        let names = storage.list("").map_err(|error| Error::io("list", storage.path(), &error))?;
-        let mut files = segment_files(storage, &names, &mut found)?;
+        let mut names = storage.list("").map_err(|error| Error::io("list", storage.path(), &error))?;
         let manifest = read_manifest(storage)?;
+        // A writer may have made a segment after the files were listed, and named it before the manifest was read.
+        for named in manifest.iter().flat_map(|manifest| &manifest.segments) {
+            names.push(file_name(named.sequence, named.generation));
+        }
+        names.sort_unstable();
+        names.dedup();
+        let mut files = segment_files(storage, &names, &mut found)?;
         let has_watermark = names.iter().any(|name| name == WATERMARK);
         if files.is_empty() && manifest.as_ref().is_err_and(|problem| *problem == Unusable::Missing) && !has_watermark {
             return Err(Error::configuration(format!("there is no store in {:?}; check the path", storage.path())));
