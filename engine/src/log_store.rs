@@ -1,29 +1,37 @@
 //! [`LogStore`]: the embedded implementation of [`EventStore`].
 
 mod append;
+mod indexing;
 mod operation;
 mod options;
 mod read;
 mod registry;
+mod sealed;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
+use uuid::Uuid;
 
 use append::{Answer, Deciding};
+use indexing::{Indexer, Indexing};
 use operation::{CloseOperation, Fresh, TaskOperation, TaskState};
 pub(crate) use options::existing;
 pub use options::{OpenOptions, rebuild_manifest};
-use read::LogReader;
+use read::{LogReader, visible_tip};
+use sealed::{Sealed, index_name};
 
 use crate::codec::Body;
 use crate::error::{Corruption, Error, Remedy, Result};
 use crate::event::StreamKey;
-use crate::index::Index;
+use crate::index::part::Part;
+use crate::index::{Before, Index};
 use crate::log::format::Kind;
+use crate::log::manifest::ManifestSegment;
 use crate::log::open::{OnDamage, Outcome, open};
 use crate::log::recovery::Frame;
 use crate::log::segment::Segment;
@@ -128,10 +136,14 @@ impl Inner {
             (None, true) => OnDamage::ReadUpTo,
             (None, false) => OnDamage::Refuse,
         };
-        let mut index: Option<Index> = None;
-        let log = open(storage, on_damage, &mut |segment, frame| {
-            let index = index.get_or_insert_with(|| Index::new(frame.header.base_position));
-            take_in(index, segment, frame)
+        let mut part: Option<Part> = None;
+        let log = open(Arc::clone(&storage), on_damage, &mut |segment, frame| {
+            // Of the segments that are read only the last one is held in memory.
+            let header = &segment.header;
+            if part.as_ref().is_none_or(|part| part.sequence() != header.sequence) {
+                part = Some(Part::new(header.sequence, header.base_position));
+            }
+            part.as_mut().map_or(Ok(()), |part| take_in(part, segment, frame))
         })?;
         let head = Position(log.chain.position - 1);
         let outcome = match log.outcome {
@@ -148,9 +160,23 @@ impl Inner {
             Durability::Interval(interval) => Mode::Interval(interval),
             Durability::Os | Durability::Memory => Mode::Written,
         };
-        let index = index.unwrap_or_else(|| Index::new(log.chain.position));
-        let writer = Writer::new(log, Deciding { index }, WriterOptions { mode, segment_bytes: options.segment_bytes })?;
         let persistent = options.durability != Durability::Memory;
+        // The segment that is written to; the last one may be sealed, and its successor not begun yet.
+        let active = match (log.segments.last(), log.sealed.last()) {
+            (Some(last), sealed) if sealed.is_none_or(|sealed| sealed.sequence < last.header.sequence) => {
+                let empty = || Part::new(last.header.sequence, last.header.base_position);
+                part.filter(|part| part.sequence() == last.header.sequence).unwrap_or_else(empty)
+            }
+            (_, last) => Part::new(last.map_or(1, |last| last.sequence + 1), log.chain.position),
+        };
+        let sealed = Sealed::new(ends(&log.sealed, active.first_position()));
+        let mut index = Index::new(active, !sealed.is_empty(), options.hot_bytes);
+        index.published(head.0);
+        let missing = if damage.is_some() { Vec::new() } else { without_index_file(&*storage, &log.sealed)? };
+        let indexing = Indexing::new(if persistent { options.indexer } else { Indexer::Nobody });
+        let deciding = Deciding { index, sealed, indexing: Arc::clone(&indexing) };
+        let writer = Writer::new(log, deciding, WriterOptions { mode, segment_bytes: options.segment_bytes })?;
+        indexing.begin(&writer, missing);
         Ok(Arc::new(Self {
             writer,
             options: options.clone(),
@@ -177,8 +203,31 @@ impl Inner {
     }
 }
 
-/// Takes the events of a verified frame into the index.
-fn take_in(index: &mut Index, segment: &Segment, frame: &Frame<'_>) -> Result<()> {
+/// Sealed segments, each with the position behind its last event.
+fn ends(sealed: &[ManifestSegment], end_position: u64) -> Vec<(ManifestSegment, u64)> {
+    let ends = sealed.iter().skip(1).map(|next| next.base_position).chain([end_position]);
+    sealed.iter().copied().zip(ends).collect()
+}
+
+/// Which sealed segments have no index file.
+fn without_index_file(storage: &dyn Storage, sealed: &[ManifestSegment]) -> Result<Vec<u64>> {
+    let names: HashSet<String> = storage.list("").map_err(|error| Error::io("list", storage.path(), &error))?.into_iter().collect();
+    Ok(sealed.iter().filter(|segment| !names.contains(&index_name(segment.sequence, segment.generation))).map(|segment| segment.sequence).collect())
+}
+
+/// Takes the ids of a verified frame's events.
+fn take_in_ids(ids: &mut Vec<Uuid>, frame: &Frame<'_>) -> Result<()> {
+    if frame.header.kind == Kind::Events as u8 {
+        for (_, _, bytes) in frame.records() {
+            let (body, _) = Body::parse(bytes).map_err(Error::configuration)?;
+            ids.push(body.id());
+        }
+    }
+    Ok(())
+}
+
+/// Takes the events of a verified frame into the index of its segment.
+fn take_in(index: &mut Part, segment: &Segment, frame: &Frame<'_>) -> Result<()> {
     if frame.header.kind != Kind::Events as u8 {
         return Ok(());
     }
@@ -192,7 +241,14 @@ fn take_in(index: &mut Index, segment: &Segment, frame: &Frame<'_>) -> Result<()
     for (at, entry, bytes) in frame.records() {
         let (body, names) = Body::parse(bytes).map_err(fail)?;
         let key = StreamKey { tenant: names.tenant, aggregate_id: names.aggregate_id };
-        let stream = index.stream_or_new(&key, names.aggregate_type)?;
+        let stream = match index.stream(&key) {
+            Some(stream) => stream,
+            None => {
+                let version = entry.version.checked_sub(1).ok_or_else(|| fail("an event has no version"))?;
+                let before = Before { version, segment: if version > 0 { Before::SOMEWHERE } else { 0 } };
+                index.add_stream(&key, names.aggregate_type, before)?
+            }
+        };
         let kind = index.kind(stream, names.event_type);
         if index.push(stream, kind, body.id(), frame.header.lsn + at as u64) != entry.version {
             return Err(fail("an event's version does not follow from the one before it"));
@@ -284,7 +340,10 @@ impl EventStore for LogStore {
 
     fn read(&self, query: ReadStream) -> EventReader {
         match self.usable() {
-            Ok(writer) => EventReader::new(LogReader::stream(writer, query, self.handle.inner.damage.as_ref())),
+            Ok(writer) => match LogReader::stream(writer, query, self.handle.inner.damage.as_ref()) {
+                Ok(reader) => EventReader::new(reader),
+                Err(error) => EventReader::failed(error),
+            },
             Err(error) => EventReader::failed(error),
         }
     }
@@ -297,14 +356,13 @@ impl EventStore for LogStore {
     }
 
     fn stream(&self, key: StreamKey<'_>) -> Completion<Option<StreamInfo>> {
-        Completion::ready(self.usable().map(|writer| {
-            let visible = writer.visible();
-            writer.with(|deciding| {
-                let stream = deciding.index.stream(&key)?;
-                let (version, position) = deciding.index.visible_tip(stream, visible)?;
-                let aggregate_type = deciding.index.aggregate_type(stream).to_owned();
-                Some(StreamInfo { aggregate_type, version: AggregateVersion(version), last_position: Position(position) })
-            })
+        Completion::ready(self.usable().and_then(|writer| {
+            let tip = visible_tip(writer, &key)?;
+            Ok(tip.map(|tip| StreamInfo {
+                aggregate_type: tip.aggregate_type,
+                version: AggregateVersion(tip.version),
+                last_position: Position(tip.last_position),
+            }))
         }))
     }
 

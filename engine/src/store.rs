@@ -171,6 +171,12 @@ impl ReadAll {
         Self::default()
     }
 
+    /// Whether it wants events of these types.
+    pub(crate) fn wants(&self, aggregate_type: &str, event_type: &str) -> bool {
+        let among = |wanted: &[String], name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
+        among(&self.event_types, event_type) && among(&self.aggregate_types, aggregate_type) && (self.include_system || !event_type.starts_with('$'))
+    }
+
     /// Only events after `position`.
     #[must_use]
     pub fn after(mut self, position: Position) -> Self {

@@ -127,6 +127,13 @@ impl Events {
         index
     }
 
+    /// The LSN and kind of every event, by position.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u16)> {
+        self.chunks
+            .iter()
+            .flat_map(|chunk| chunk.slots.iter().zip(&chunk.kinds).map(|(slot, kind)| (chunk.base_lsn + u64::from(slot.place) * 8, *kind)))
+    }
+
     pub(super) fn previous(&self, index: u32) -> u32 {
         let (chunk, at) = self.chunk(index);
         chunk.slots[at].previous

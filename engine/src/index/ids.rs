@@ -31,12 +31,19 @@ pub(crate) enum IdLookup {
 }
 
 /// Positions at which an id may be found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Candidates {
     /// At one of these positions,
     pub(crate) positions: Vec<u64>,
-    /// or anywhere between these two, both included.
-    pub(crate) range: Option<(u64, u64)>,
+    /// or anywhere between two of these, both included.
+    pub(crate) ranges: Vec<(u64, u64)>,
+}
+
+impl Candidates {
+    pub(crate) fn add(&mut self, others: Self) {
+        self.positions.extend(others.positions);
+        self.ranges.extend(others.ranges);
+    }
 }
 
 /// What is known about the ids of a log.
@@ -95,6 +102,11 @@ impl Ids {
         self.in_flight.push_back((position, id));
     }
 
+    /// The largest id; `None` if there is none.
+    pub(super) fn largest(&self) -> Option<Uuid> {
+        self.first_position.map(|_| Uuid::from_u128(self.largest))
+    }
+
     pub(super) fn published(&mut self, visible: u64) {
         while self.in_flight.front().is_some_and(|(position, _)| *position <= visible) {
             self.in_flight.pop_front();
@@ -121,7 +133,8 @@ impl Ids {
         }
         positions.retain(|position| (not_up_to + 1..=visible).contains(position));
         let range = range.map(|(start, end)| (start.max(not_up_to + 1), end.min(visible))).filter(|(start, end)| start <= end);
-        if positions.is_empty() && range.is_none() { IdLookup::Absent } else { IdLookup::Look(Candidates { positions, range }) }
+        let ranges: Vec<(u64, u64)> = range.into_iter().collect();
+        if positions.is_empty() && ranges.is_empty() { IdLookup::Absent } else { IdLookup::Look(Candidates { positions, ranges }) }
     }
 
     /// The one block in which an id that grew can be, if its filter does not rule it out.
@@ -169,7 +182,7 @@ mod tests {
                     IdLookup::InFlight => prop_assert!(*position > visible),
                     IdLookup::Look(candidates) => {
                         prop_assert!(*position <= visible);
-                        let within = candidates.range.is_some_and(|(start, end)| (start..=end).contains(position));
+                        let within = candidates.ranges.iter().any(|(start, end)| (start..=end).contains(&position));
                         prop_assert!(within || candidates.positions.contains(position));
                     }
                 }

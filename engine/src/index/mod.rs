@@ -1,29 +1,31 @@
 //! What can be found in the log without reading it: aggregates, types, event ids. All of it is rebuilt from the log.
+//!
+//! The segment that is written to has its index in memory, and so has a sealed one until its index file is written. Of streams
+//! whose last events are in segments with index files, the hot ones are kept in a table of bounded size.
 
 mod events;
 mod exact;
-#[cfg_attr(not(test), expect(dead_code, reason = "index files are not written by the store yet"))]
 pub(crate) mod file;
 pub(crate) mod filter;
+mod hot;
 mod ids;
 mod kinds;
 mod names;
-#[cfg_attr(not(test), expect(dead_code, reason = "index files are not written by the store yet"))]
+pub(crate) mod part;
+#[cfg_attr(not(test), expect(dead_code, reason = "runs are not written by the store yet"))]
 pub(crate) mod run;
-#[cfg_attr(not(test), expect(dead_code, reason = "index files are not written by the store yet"))]
 pub(crate) mod sealed;
 mod streams;
 
-use uuid::Uuid;
+use std::sync::Arc;
 
-use events::{Entry, Events};
-use ids::Ids;
+use hot::Hot;
+pub(crate) use hot::HotStream;
 pub(crate) use ids::{Candidates, IdLookup};
 pub(crate) use kinds::KindId;
-use kinds::Kinds;
-use names::Names;
+use part::Part;
 pub(crate) use streams::StreamId;
-use streams::{Stream, Streams};
+use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::event::StreamKey;
@@ -35,13 +37,18 @@ pub(crate) struct Location {
     pub(crate) lsn: u64,
 }
 
-/// The index of a log, with everything that was assigned; readers stop at what is visible.
-pub(crate) struct Index {
-    events: Events,
-    streams: Streams,
-    ids: Ids,
-    aggregate_types: Names,
-    kinds: Kinds,
+/// What a stream has in the segments before one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Before {
+    /// The version of its last event there; 0 if there is none.
+    pub(crate) version: u64,
+    /// The newest segment with events of it: 0 if there is none, [`Before::SOMEWHERE`] if that was not looked up.
+    pub(crate) segment: u64,
+}
+
+impl Before {
+    /// The segment is not known.
+    pub(crate) const SOMEWHERE: u64 = u64::MAX;
 }
 
 /// Which kinds a reader wants.
@@ -52,146 +59,145 @@ pub(crate) struct KindFilter {
 }
 
 impl KindFilter {
-    fn accepts(&self, kind: u16) -> bool {
+    pub(crate) fn new(wanted: Vec<bool>, overflow: bool) -> Self {
+        Self { wanted, overflow }
+    }
+
+    pub(crate) fn accepts(&self, kind: u16) -> bool {
         if kind == KindId::OVERFLOW.0 { self.overflow } else { self.wanted.get(usize::from(kind)).copied().unwrap_or(false) }
+    }
+
+    /// Whether it accepts nothing at all.
+    pub(crate) fn accepts_nothing(&self) -> bool {
+        !self.overflow && self.wanted.iter().all(|wanted| !wanted)
     }
 }
 
+/// Where a stream stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing<'a> {
+    /// It has no events.
+    Absent,
+    /// Index files tell.
+    Cold,
+    Known(Tip<'a>),
+}
+
+/// The end of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tip<'a> {
+    pub(crate) version: u64,
+    pub(crate) last_position: u64,
+    pub(crate) aggregate_type: &'a str,
+    /// The segment with its last event.
+    pub(crate) segment: u64,
+}
+
+/// The index of a log, with everything that was assigned; readers stop at what is visible.
+pub(crate) struct Index {
+    active: Part,
+    /// Of sealed segments without an index file, oldest first.
+    waiting: Vec<Arc<Part>>,
+    /// Streams whose last events are in segments with index files.
+    hot: Hot,
+    /// Whether there are such segments.
+    has_files: bool,
+    /// Raised when a segment is sealed and when its part goes: what was found in index files before may be older than what it had.
+    generation: u64,
+}
+
 impl Index {
-    /// The index of a log whose first event has this position.
-    pub(crate) fn new(first_position: u64) -> Self {
-        Self {
-            events: Events::new(first_position),
-            streams: Streams::default(),
-            ids: Ids::default(),
-            aggregate_types: Names::default(),
-            kinds: Kinds::default(),
-        }
+    /// The index of a log that goes on with this part, and keeps so many bytes of hot streams.
+    pub(crate) fn new(active: Part, has_files: bool, hot_bytes: u64) -> Self {
+        Self { active, waiting: Vec::new(), hot: Hot::new(hot_bytes), has_files, generation: 0 }
     }
 
-    /// The position of the log's first event.
-    pub(crate) fn first_position(&self) -> u64 {
-        self.events.first_position()
+    /// The index of the segment that is written to.
+    pub(crate) fn active(&self) -> &Part {
+        &self.active
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// How many bytes of memory it takes.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.events.memory_bytes()
-            + self.streams.memory_bytes()
-            + self.ids.memory_bytes()
-            + self.aggregate_types.memory_bytes()
-            + self.kinds.memory_bytes()
+        self.active.memory_bytes() + self.waiting.iter().map(|part| part.memory_bytes()).sum::<usize>() + self.hot.memory_bytes()
     }
 
-    pub(crate) fn stream(&self, key: &StreamKey<'_>) -> Option<StreamId> {
-        self.streams.find(key)
-    }
-
-    /// The version of a stream, with what is not visible yet.
-    pub(crate) fn version(&self, stream: StreamId) -> u64 {
-        self.streams.get(stream).version
-    }
-
-    /// The position of a stream's last event, visible or not.
-    pub(crate) fn last_position(&self, stream: StreamId) -> u64 {
-        self.events.position(self.streams.get(stream).tip)
-    }
-
-    pub(crate) fn aggregate_type(&self, stream: StreamId) -> &str {
-        self.aggregate_types.get(self.streams.get(stream).aggregate_type)
-    }
-
-    /// The version and position of a stream's last event up to `visible`; `None` if it has none yet.
-    pub(crate) fn visible_tip(&self, stream: StreamId, visible: u64) -> Option<(u64, u64)> {
-        let Stream { mut version, mut tip, .. } = *self.streams.get(stream);
-        while self.events.position(tip) > visible {
-            version -= 1;
-            if version == 0 {
-                return None;
-            }
-            tip = self.events.previous(tip);
+    /// Where a stream stands, with what is not visible yet.
+    pub(crate) fn standing(&self, key: &StreamKey<'_>) -> Standing<'_> {
+        match self.active.tip(key) {
+            Some(tip) => Standing::Known(tip),
+            None => self.standing_before(key),
         }
-        Some((version, self.events.position(tip)))
     }
 
-    /// Finds or makes a stream. A new one has no events yet.
-    pub(crate) fn stream_or_new(&mut self, key: &StreamKey<'_>, aggregate_type: &str) -> Result<StreamId> {
-        if let Some(found) = self.streams.find(key) {
-            return Ok(found);
+    /// Where a stream stands, as far as its events are visible.
+    pub(crate) fn visible_standing(&self, key: &StreamKey<'_>, visible: u64) -> Standing<'_> {
+        match self.active.visible_tip(key, visible) {
+            Some(tip) => Standing::Known(tip),
+            None => self.standing_before(key),
         }
-        let aggregate_type = self.aggregate_types.number(aggregate_type);
-        self.streams.add(key, aggregate_type).ok_or_else(|| full("number of aggregates held in the index"))
     }
 
-    /// The kind of an event of a stream.
-    pub(crate) fn kind(&mut self, stream: StreamId, event_type: &str) -> KindId {
-        self.kinds.number(self.streams.get(stream).aggregate_type, event_type)
+    /// Where it stood when the active segment was begun.
+    fn standing_before(&self, key: &StreamKey<'_>) -> Standing<'_> {
+        if let Some(tip) = self.waiting.iter().rev().find_map(|part| part.tip(key)) {
+            return Standing::Known(tip);
+        }
+        if !self.has_files {
+            return Standing::Absent;
+        }
+        self.hot.get(key).map_or(Standing::Cold, Standing::Known)
     }
 
-    /// Whether one more event can be held.
-    pub(crate) fn has_room_for(&self, count: usize) -> Result<()> {
-        if self.events.has_room_for(count) { Ok(()) } else { Err(full("number of events held in the index")) }
+    /// The stream in the active segment's part, where it is made if it is not there; `cold` is what index files say of it.
+    pub(crate) fn stream_to_append(&mut self, key: &StreamKey<'_>, aggregate_type: &str, cold: Option<Before>) -> Result<StreamId> {
+        if let Some(stream) = self.active.stream(key) {
+            return Ok(stream);
+        }
+        let before = match self.standing_before(key) {
+            Standing::Known(tip) => Before { version: tip.version, segment: tip.segment },
+            Standing::Absent => Before::default(),
+            Standing::Cold => cold.ok_or_else(|| Error::configuration("a stream was appended to before it was looked up"))?,
+        };
+        self.active.add_stream(key, aggregate_type, before)
     }
 
-    /// Takes in the next event of the log, and gives its version.
-    pub(crate) fn push(&mut self, stream: StreamId, kind: KindId, id: Uuid, lsn: u64) -> u64 {
-        let slot = self.streams.get_mut(stream);
-        let previous = (slot.version > 0).then_some(slot.tip);
-        let index = self.events.push(Entry { lsn, kind: kind.0 }, previous, &mut slot.depth);
-        slot.version += 1;
-        slot.tip = index;
-        let version = slot.version;
-        self.ids.push(id, self.events.position(index));
-        version
+    /// The active segment's part, to take in an event.
+    pub(crate) fn active_mut(&mut self) -> &mut Part {
+        &mut self.active
     }
 
-    /// Where an id may be stored already.
+    /// Where an id may be stored already in the active segment.
     pub(crate) fn find_id(&self, id: Uuid, not_up_to: u64, visible: u64) -> IdLookup {
-        self.ids.find(id, not_up_to, visible, self.events.first_position(), self.events.last_position())
+        self.active.find_id(id, not_up_to, visible)
     }
 
     /// Forgets what is only needed for events that are not visible yet.
     pub(crate) fn published(&mut self, visible: u64) {
-        self.ids.published(visible);
+        self.active.published(visible);
     }
 
-    /// Where the events of a stream are whose versions are `from..=to`, oldest first.
-    pub(crate) fn stream_locations(&self, stream: StreamId, from: u64, to: u64, out: &mut Vec<Location>) {
-        let slot = self.streams.get(stream);
-        let mut index = self.events.ancestor(slot.tip, slot.version, to);
-        out.clear();
-        for version in (from..=to).rev() {
-            out.push(self.events.location(index));
-            if version > from {
-                index = self.events.previous(index);
-            }
-        }
-        out.reverse();
+    /// Goes on with another segment. The part of the one that is sealed stays until its index file is written.
+    pub(crate) fn roll(&mut self, sequence: u64, first_position: u64) -> Arc<Part> {
+        let sealed = Arc::new(std::mem::replace(&mut self.active, Part::new(sequence, first_position)));
+        self.waiting.push(Arc::clone(&sealed));
+        self.generation += 1;
+        sealed
     }
 
-    /// Where the events are whose positions are `from..=to`, at most `limit` of those that the filter accepts, in the
-    /// direction of reading. Gives the last position that was looked at.
-    pub(crate) fn locations(&self, from: u64, to: u64, backwards: bool, filter: Option<&KindFilter>, limit: usize, out: &mut Vec<Location>) -> u64 {
-        self.events.collect(from, to, backwards, |kind| filter.is_none_or(|filter| filter.accepts(kind)), limit, out)
+    /// Keeps where a stream stands whose last event is in a segment with an index file.
+    pub(crate) fn keep_hot(&mut self, key: &StreamKey<'_>, stream: HotStream<'_>) {
+        self.hot.insert(key, stream);
     }
 
-    /// The filter for these types; `None` if everything is wanted.
-    pub(crate) fn filter(&self, event_types: &[String], aggregate_types: &[String], include_system: bool) -> Option<KindFilter> {
-        let matches = |wanted: &[String], name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
-        let wanted: Vec<bool> = self
-            .kinds
-            .iter()
-            .map(|(aggregate_type, event_type)| {
-                matches(event_types, event_type)
-                    && matches(aggregate_types, self.aggregate_types.get(aggregate_type))
-                    && (include_system || !event_type.starts_with('$'))
-            })
-            .collect();
-        let everything = event_types.is_empty() && aggregate_types.is_empty() && wanted.iter().all(|wanted| *wanted);
-        (!everything).then_some(KindFilter { wanted, overflow: self.kinds.overflowed() })
+    /// Lets go of the part of a segment whose index file is written.
+    pub(crate) fn let_go(&mut self, sequence: u64) {
+        self.waiting.retain(|part| part.sequence() != sequence);
+        self.has_files = true;
+        self.generation += 1;
     }
-}
-
-fn full(what: &'static str) -> Error {
-    Error::LimitExceeded { what, actual: u64::from(u32::MAX) + 1, max: u64::from(u32::MAX) }
 }

@@ -22,6 +22,11 @@ impl Names {
         &self.by_number[number as usize]
     }
 
+    /// All names, by number.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &str> {
+        self.by_number.iter().map(|name| &**name)
+    }
+
     /// The number of a name, which it is given now if it has none.
     pub(super) fn number(&mut self, name: &str) -> u32 {
         if let Some(number) = self.table.find(self.hasher.hash_one(name), |number| *self.by_number[*number as usize] == *name) {

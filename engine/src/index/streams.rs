@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, Hasher};
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
+use super::Before;
 use super::events::Depth;
 use crate::event::StreamKey;
 
@@ -13,7 +14,7 @@ const NAMES_BYTES: usize = 64 << 10;
 /// How many streams are held in one piece, so that growing copies nothing.
 const CHUNK: usize = 1024;
 
-/// The number of a stream in the index.
+/// The number of a stream in the index of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StreamId(u32);
 
@@ -21,11 +22,12 @@ pub(crate) struct StreamId(u32);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stream {
     pub(super) version: u64,
-    /// The index of its last event; means nothing while the version is 0.
+    /// The index of its last event; means nothing while it has none in this segment.
     pub(super) tip: u32,
-    /// How deep in the stream its last event is.
+    /// How deep in the segment's part of the stream its last event is.
     pub(super) depth: Depth,
     pub(super) aggregate_type: u32,
+    pub(super) before: Before,
     name: Name,
 }
 
@@ -87,8 +89,21 @@ impl Streams {
         found.copied().map(StreamId)
     }
 
+    /// All streams, in the order in which they came.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (StreamKey<'_>, StreamId, &Stream)> {
+        self.chunks.iter().flatten().zip(0..).map(|(stream, number)| {
+            let (tenant, id) = name_of(&self.names, stream.name);
+            let text = |bytes| std::str::from_utf8(bytes).unwrap_or_default();
+            (StreamKey { tenant: text(tenant), aggregate_id: text(id) }, StreamId(number), stream)
+        })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.count as usize
+    }
+
     /// Makes a stream that is not there yet; `None` if there can be no more.
-    pub(super) fn add(&mut self, key: &StreamKey<'_>, aggregate_type: u32) -> Option<StreamId> {
+    pub(super) fn add(&mut self, key: &StreamKey<'_>, aggregate_type: u32, before: Before) -> Option<StreamId> {
         let (tenant, id) = (key.tenant.as_bytes(), key.aggregate_id.as_bytes());
         let number = self.count;
         self.count = self.count.checked_add(1)?;
@@ -96,7 +111,7 @@ impl Streams {
         if (number as usize).is_multiple_of(CHUNK) {
             self.chunks.push(Vec::new());
         }
-        self.chunks.last_mut()?.push(Stream { version: 0, tip: 0, depth: Depth::default(), aggregate_type, name });
+        self.chunks.last_mut()?.push(Stream { version: before.version, tip: 0, depth: Depth::default(), aggregate_type, before, name });
         let Self { hasher, table, chunks, names, .. } = self;
         table.insert_unique(hash(hasher, tenant, id), number, |number| {
             let (tenant, id) = name_of(names, slot(chunks, *number).name);

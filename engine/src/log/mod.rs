@@ -7,6 +7,7 @@ pub(crate) mod open;
 pub(crate) mod recovery;
 pub(crate) mod scan;
 pub(crate) mod segment;
+pub(crate) mod segments;
 pub mod storage;
 #[cfg(unix)]
 pub(crate) mod sys;

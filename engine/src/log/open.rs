@@ -170,7 +170,8 @@ fn to_rebuild_without(mut error: Error) -> Error {
     error
 }
 
-fn first_chain(header: &SegmentHeader) -> Chain {
+/// The chain that the first frame of a segment continues, as far as the segment says.
+pub(crate) fn first_chain(header: &SegmentHeader) -> Chain {
     Chain {
         lsn: header.base_lsn,
         position: header.base_position,
@@ -283,7 +284,9 @@ impl Opening<'_> {
 
     fn remove_temporary_files(&self) -> Result<()> {
         for name in self.list()? {
-            let ours = name == MANIFEST_TMP || name.strip_suffix(".tmp").is_some_and(|name| parse_name(name).is_some());
+            let of_segment =
+                |name: &str| parse_name(name).is_some() || name.strip_suffix(".idx").is_some_and(|name| parse_name(&format!("{name}.seg")).is_some());
+            let ours = name == MANIFEST_TMP || name.strip_suffix(".tmp").is_some_and(of_segment);
             if ours {
                 self.storage.remove(&name).map_err(|error| self.io("remove", &name, &error))?;
             }

@@ -26,6 +26,7 @@ use super::manifest::ManifestSegment;
 use super::open::{Log, Outcome};
 use super::recovery::Chain;
 use super::segment::Segment;
+use super::segments::Segments;
 use super::storage::{Lock, Storage};
 use super::sys;
 use super::ticket::{Ticket, park};
@@ -75,7 +76,7 @@ pub(crate) struct Writer<D: Decider> {
     work: Condvar,
     /// Whoever waits for the leader to be done waits here.
     idle: Condvar,
-    segments: RwLock<Arc<Vec<Arc<Segment>>>>,
+    segments: RwLock<Arc<Segments>>,
     storage: Arc<dyn Storage>,
     store_id: uuid::Uuid,
     options: WriterOptions,
@@ -206,6 +207,7 @@ impl<D: Decider> Writer<D> {
         let Some(segment) = segments.last().cloned() else {
             return Err(Error::configuration("the log has no segments"));
         };
+        let segments = Segments::new(Arc::clone(&storage), store_id, &sealed, Arc::clone(&segment));
         let new_epoch = epoch_floor.checked_add(1);
         let state = match (&outcome, new_epoch) {
             (Outcome::Damaged(_), _) => State::ReadOnly,
@@ -268,13 +270,23 @@ impl<D: Decider> Writer<D> {
     }
 
     /// The segments, in their order.
-    pub(crate) fn segments(&self) -> Arc<Vec<Arc<Segment>>> {
+    pub(crate) fn segments(&self) -> Arc<Segments> {
         Arc::clone(&self.segments.read())
     }
 
     /// Looks at what the decider knows, under the lock.
     pub(crate) fn with<T>(&self, look: impl FnOnce(&D) -> T) -> T {
         look(&self.core.lock().decider)
+    }
+
+    /// Changes what the decider knows, under the lock.
+    pub(crate) fn with_mut<T>(&self, change: impl FnOnce(&mut D) -> T) -> T {
+        change(&mut self.core.lock().decider)
+    }
+
+    /// Where the log is.
+    pub(crate) fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
     }
 
     /// Whether the store was closed.

@@ -1,21 +1,27 @@
 //! Appending: what is checked and encoded on the caller's thread, and what is decided in the writer's critical section.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::read::{Buffers, read_locations};
+use super::indexing::Indexing;
+use super::read::{Buffers, files, locate, read_locations, visible_tip};
+use super::sealed::{Sealed, SealedFilter};
 use crate::codec::{Body, check_stream};
 use crate::error::{Error, EventIdProblem, Result};
 use crate::event::{Event, StreamKey};
-use crate::index::{Candidates, IdLookup, Index, KindId};
+use crate::index::{Before, Candidates, IdLookup, Index, KindId, Location, Standing};
 use crate::log::format::{
     BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BODY_SEED, FRAME_ALIGN, RecordEntry, body, checksum, events_frame_room, frame_header, record_entry,
 };
+use crate::log::manifest::ManifestSegment;
 use crate::log::writer::{Decider, Decision, Place, Writer};
-use crate::store::{AppendBatch, Durability, Receipt, StreamAppend};
+use crate::store::{AppendBatch, Durability, ReadAll, Receipt, StreamAppend};
 use crate::version::{AggregateVersion, ExpectedVersion, Position};
 
+/// How many events are compared at once.
+const AT_ONCE: usize = 1024;
 /// The events of a batch are few enough to compare each id with each other.
 const FEW: usize = 8;
 
@@ -38,8 +44,31 @@ pub(crate) struct Request {
     to_look: Vec<(usize, Candidates)>,
     /// The position up to which that look will reach.
     looking_up_to: u64,
+    /// What was found in the index files of sealed segments, and what is to be found there.
+    cold: Cold,
     /// The answer, if the log has shown that the batch is stored already, or cannot be.
     known: Option<Result<Vec<Receipt>>>,
+}
+
+/// What index files say of a request's streams and ids.
+#[derive(Default)]
+struct Cold {
+    /// As long as the index is of this generation nothing was appended that they do not know and the index has forgotten.
+    generation: Option<u64>,
+    /// By the number of the stream's part.
+    streams: HashMap<usize, ColdStream>,
+    ids_are_absent: bool,
+    /// What the next look is to find.
+    to_find: Vec<usize>,
+    ids_to_find: bool,
+    looking: Option<(u64, Sealed)>,
+}
+
+/// What the index files say of a stream.
+struct ColdStream {
+    before: Before,
+    /// `None` if it has no events.
+    aggregate_type: Option<String>,
 }
 
 struct StreamPart {
@@ -78,6 +107,7 @@ impl Request {
             absent_up_to: 0,
             to_look: Vec::new(),
             looking_up_to: 0,
+            cold: Cold::default(),
             known: None,
             tenant,
         };
@@ -195,8 +225,8 @@ impl Request {
         let (mut number, mut start) = (0, self.bodies_start);
         while number < self.events.len() {
             let mut locations = Vec::new();
-            writer.with(|deciding| deciding.index.locations(first + number as u64, first + count - 1, false, None, usize::MAX, &mut locations));
-            for stored in read_locations(writer, &locations, &mut Buffers::default())? {
+            locate_all(writer, (first + number as u64, first + count - 1), &mut locations)?;
+            for stored in read_locations(&writer.segments(), &locations, &mut Buffers::default())? {
                 let Some(part) = parts.next() else { break };
                 self.is_stored_as(number, start, part, &stored).map_err(|reason| {
                     let differing = if reason == EventIdProblem::DifferentEvent { number } else { index };
@@ -213,14 +243,42 @@ impl Request {
             let (position, version) = if part.events > 0 {
                 stored_at[end - 1]
             } else {
-                let visible = writer.visible();
-                let version =
-                    writer.with(|deciding| deciding.index.stream(&self.key(part)).and_then(|stream| deciding.index.visible_tip(stream, visible)));
-                (Position(visible), AggregateVersion(version.map_or(0, |(version, _)| version)))
+                let tip = visible_tip(writer, &self.key(part))?;
+                (Position(writer.visible()), AggregateVersion(tip.map_or(0, |tip| tip.version)))
             };
             receipts.push(self.receipt(part, position, version));
         }
         Ok(receipts)
+    }
+
+    /// Finds out what index files say of the streams and ids that were asked for.
+    fn look_into_files(&mut self, writer: &Writer<Deciding>) -> Result<()> {
+        let Some((generation, sealed)) = self.cold.looking.take() else { return Ok(()) };
+        let files = files(writer);
+        self.cold.generation = Some(generation);
+        if std::mem::take(&mut self.cold.ids_to_find) {
+            for number in 0..self.events.len() {
+                let id = self.events[number].id;
+                let candidates = sealed.find_id(id, writer.identity().0, &files)?;
+                if let Some(position) = find_in_log(id, &candidates, writer)? {
+                    self.known = Some(self.compare(number, position, writer));
+                    return Ok(());
+                }
+            }
+            self.cold.ids_are_absent = true;
+        }
+        for number in std::mem::take(&mut self.cold.to_find) {
+            let found = sealed.find(&self.key(&self.streams[number]), &files)?;
+            let cold = match found {
+                Some(span) => ColdStream {
+                    before: Before { version: span.last_version, segment: span.segment.named.sequence },
+                    aggregate_type: Some(span.aggregate_type),
+                },
+                None => ColdStream { before: Before::default(), aggregate_type: None },
+            };
+            self.cold.streams.insert(number, cold);
+        }
+        Ok(())
     }
 
     fn receipt(&self, part: &StreamPart, position: Position, version: AggregateVersion) -> Receipt {
@@ -250,19 +308,55 @@ pub(crate) enum Answer {
 /// Decides appends by the index.
 pub(crate) struct Deciding {
     pub(crate) index: Index,
+    pub(crate) sealed: Sealed,
+    pub(crate) indexing: Arc<Indexing>,
 }
 
 /// What the streams of a batch will be, by part.
-struct Standing<'a> {
+struct Stands<'a> {
     /// The type that its events have, if it has any.
     aggregate_type: Option<&'a str>,
     version: u64,
 }
 
 impl Deciding {
+    /// The position of the log's first event.
+    pub(crate) fn first_position(&self) -> u64 {
+        self.sealed.iter().next().map_or_else(|| self.index.active().first_position(), |first| first.named.base_position)
+    }
+
+    /// Makes a request look into index files again, if the index has let go of something since.
+    fn forget_what_is_stale(&self, cold: &mut Cold) {
+        if cold.generation.is_some_and(|generation| generation != self.index.generation()) {
+            *cold = Cold::default();
+        }
+    }
+
+    /// Whether it is known where the streams stand. Else the request is told to look them up.
+    fn streams_are_known(&self, request: &mut Request) -> Result<(), Decision<Result<Answer>>> {
+        let is_unknown = |(number, part): &(usize, &StreamPart)| {
+            part.first == *number && !request.cold.streams.contains_key(number) && self.index.standing(&request.key(part)) == Standing::Cold
+        };
+        let unknown: Vec<usize> = request.streams.iter().enumerate().filter(is_unknown).map(|(number, _)| number).collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        request.cold.to_find = unknown;
+        self.have_looked(request);
+        Err(Decision::Look)
+    }
+
+    /// Gives a request what it needs to look into index files.
+    fn have_looked(&self, request: &mut Request) {
+        request.cold.looking = Some((self.index.generation(), self.sealed.clone()));
+    }
+
     /// Whether none of the ids is in the store. Else the request is told where to look, or to wait.
     fn ids_are_new(&self, request: &mut Request, visible: u64) -> Result<(), Decision<Result<Answer>>> {
         request.to_look.clear();
+        if !request.cold.ids_are_absent && request.events.iter().any(|event| self.sealed.all_smaller(event.id) != Some(true)) {
+            request.cold.ids_to_find = true;
+        }
         for (number, event) in request.events.iter().enumerate() {
             match self.index.find_id(event.id, request.absent_up_to, visible) {
                 IdLookup::Absent => {}
@@ -270,28 +364,35 @@ impl Deciding {
                 IdLookup::Look(candidates) => request.to_look.push((number, candidates)),
             }
         }
-        if request.to_look.is_empty() {
+        if request.to_look.is_empty() && !request.cold.ids_to_find {
             return Ok(());
         }
         request.looking_up_to = visible;
+        self.have_looked(request);
         Err(Decision::Look)
     }
 
     /// Checks what the request expects of its streams. The error comes with whether it rests on events that are not visible yet.
-    fn stand<'a>(&'a self, request: &'a Request, visible: u64) -> Result<(Vec<Standing<'a>>, bool), (Error, bool)> {
-        let mut standings: Vec<Standing<'a>> = Vec::with_capacity(request.streams.len());
+    fn stand<'a>(&'a self, request: &'a Request, visible: u64) -> Result<(Vec<Stands<'a>>, bool), (Error, bool)> {
+        let mut standings: Vec<Stands<'a>> = Vec::with_capacity(request.streams.len());
         let mut in_flight = false;
         for (number, part) in request.streams.iter().enumerate() {
             if part.first == number {
-                let stream = self.index.stream(&request.key(part));
-                let version = stream.map_or(0, |stream| self.index.version(stream));
-                let stored = stream.filter(|_| version > 0);
-                in_flight |= stored.is_some_and(|stream| self.index.last_position(stream) > visible);
-                standings.push(Standing { aggregate_type: stored.map(|stream| self.index.aggregate_type(stream)), version });
+                let (aggregate_type, version) = match self.index.standing(&request.key(part)) {
+                    Standing::Absent => (None, 0),
+                    Standing::Known(tip) => {
+                        in_flight |= tip.last_position > visible;
+                        (Some(tip.aggregate_type), tip.version)
+                    }
+                    Standing::Cold => {
+                        request.cold.streams.get(&number).map_or((None, 0), |cold| (cold.aggregate_type.as_deref(), cold.before.version))
+                    }
+                };
+                standings.push(Stands { aggregate_type, version });
             } else {
-                standings.push(Standing { aggregate_type: None, version: 0 });
+                standings.push(Stands { aggregate_type: None, version: 0 });
             }
-            let Standing { aggregate_type, version } = standings[part.first];
+            let Stands { aggregate_type, version } = standings[part.first];
             if let Some(stored) = aggregate_type.filter(|stored| *stored != part.aggregate_type) {
                 return Err((type_error(part, stored), in_flight));
             }
@@ -312,33 +413,38 @@ impl Deciding {
 
     /// Assigns versions and positions to the events of a request that was accepted.
     fn assign_places(&mut self, request: &mut Request, place: &Place) -> Result<Vec<Receipt>> {
-        self.index.has_room_for(request.events.len())?;
+        self.index.active().has_room_for(request.events.len())?;
         let mut receipts = Vec::with_capacity(request.streams.len());
         let mut number = 0;
         let mut last_kind: Option<(usize, KindId)> = None;
         for part in &request.streams {
             let key = StreamKey { tenant: &request.tenant, aggregate_id: &part.aggregate_id };
+            let cold = request.cold.streams.get(&part.first).map(|cold| cold.before);
             if part.events == 0 {
-                let version = self.index.stream(&key).map_or(0, |stream| self.index.version(stream));
+                let version = match self.index.standing(&key) {
+                    Standing::Known(tip) => tip.version,
+                    Standing::Absent | Standing::Cold => cold.map_or(0, |cold| cold.version),
+                };
                 receipts.push(request.receipt(part, Position(place.position + number as u64 - 1), AggregateVersion(version)));
                 continue;
             }
-            let stream = self.index.stream_or_new(&key, &part.aggregate_type)?;
+            let stream = self.index.stream_to_append(&key, &part.aggregate_type, cold)?;
+            let index = self.index.active_mut();
             for _ in 0..part.events {
                 let event = &request.events[number];
                 let kind = match last_kind {
                     Some((event_type, kind)) if event_type == event.event_type => kind,
-                    _ => self.index.kind(stream, &request.event_types[event.event_type]),
+                    _ => index.kind(stream, &request.event_types[event.event_type]),
                 };
                 last_kind = Some((event.event_type, kind));
                 let lsn = place.lsn + (frame_header::BYTES + number * record_entry::BYTES) as u64;
                 let entry = &mut request.entries[number];
-                entry.version = self.index.push(stream, kind, event.id, lsn);
+                entry.version = index.push(stream, kind, event.id, lsn);
                 entry.timestamp = event.timestamp.unwrap_or(place.commit_time);
                 number += 1;
             }
             let position = Position(place.position + number as u64 - 1);
-            receipts.push(request.receipt(part, position, AggregateVersion(self.index.version(stream))));
+            receipts.push(request.receipt(part, position, AggregateVersion(index.version(stream))));
         }
         Ok(receipts)
     }
@@ -356,7 +462,8 @@ impl Decider for Deciding {
         if let Some(known) = request.known.take() {
             return Decision::Answer(known.map(Answer::Receipts));
         }
-        if let Err(decision) = self.ids_are_new(request, place.visible) {
+        self.forget_what_is_stale(&mut request.cold);
+        if let Err(decision) = self.ids_are_new(request, place.visible).and_then(|()| self.streams_are_known(request)) {
             return decision;
         }
         match self.stand(request, place.visible) {
@@ -383,6 +490,10 @@ impl Decider for Deciding {
     }
 
     fn look(request: &mut Request, writer: &Writer<Self>) -> Result<()> {
+        request.look_into_files(writer)?;
+        if request.known.is_some() {
+            return Ok(());
+        }
         for (number, candidates) in std::mem::take(&mut request.to_look) {
             let id = request.events[number].id;
             if let Some(position) = find_in_log(id, &candidates, writer)? {
@@ -398,6 +509,24 @@ impl Decider for Deciding {
         self.index.published(position);
     }
 
+    fn rolled(&mut self, sealed: ManifestSegment, next: u64, position: u64) {
+        let part = self.index.roll(next, position);
+        self.sealed = self.sealed.and(sealed, Arc::clone(&part));
+        self.indexing.push(part);
+    }
+
+    fn before_rolling(writer: &Writer<Self>) {
+        writer.with(|deciding| Arc::clone(&deciding.indexing)).wait_for_room();
+    }
+
+    fn after_rolling(writer: &Writer<Self>) {
+        writer.with(|deciding| Arc::clone(&deciding.indexing)).work_if_sealer();
+    }
+
+    fn before_unlocking(writer: &Writer<Self>) {
+        writer.with(|deciding| Arc::clone(&deciding.indexing)).end();
+    }
+
     fn failed(error: Error) -> Result<Answer> {
         Err(error)
     }
@@ -407,14 +536,20 @@ impl Decider for Deciding {
     }
 }
 
+/// Where the first of the events at these positions are.
+fn locate_all(writer: &Writer<Deciding>, range: (u64, u64), out: &mut Vec<Location>) -> Result<()> {
+    let all = ReadAll::new().include_system();
+    locate(writer, range, false, (&all, &SealedFilter::new(all.clone())), AT_ONCE, out).map(drop)
+}
+
 /// Which of the candidates has the id.
 fn find_in_log(id: Uuid, candidates: &Candidates, writer: &Writer<Deciding>) -> Result<Option<u64>> {
-    let ranges = candidates.positions.iter().map(|position| (*position, *position)).chain(candidates.range);
+    let ranges = candidates.positions.iter().map(|position| (*position, *position)).chain(candidates.ranges.iter().copied());
     for (mut from, to) in ranges {
         while from <= to {
             let mut locations = Vec::new();
-            writer.with(|deciding| deciding.index.locations(from, to, false, None, usize::MAX, &mut locations));
-            let events = read_locations(writer, &locations, &mut Buffers::default())?;
+            locate_all(writer, (from, to), &mut locations)?;
+            let events = read_locations(&writer.segments(), &locations, &mut Buffers::default())?;
             if let Some(event) = events.iter().find(|event| event.id() == id) {
                 return Ok(Some(event.position().0));
             }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::indexing::Indexer;
 use super::{Inner, LogStore, registry};
 use crate::error::{Error, Result};
 use crate::log::open::rebuild_manifest as rebuild;
@@ -24,11 +25,20 @@ pub struct OpenOptions {
     pub(super) segment_bytes: u64,
     pub(super) accept_loss_after: Option<Position>,
     pub(super) read_up_to_damage: bool,
+    pub(super) hot_bytes: u64,
+    pub(super) indexer: Indexer,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { durability: Durability::Sync, segment_bytes: 64 << 20, accept_loss_after: None, read_up_to_damage: false }
+        Self {
+            durability: Durability::Sync,
+            segment_bytes: 64 << 20,
+            accept_loss_after: None,
+            read_up_to_damage: false,
+            hot_bytes: 256 << 20,
+            indexer: Indexer::Thread,
+        }
     }
 }
 
@@ -66,6 +76,23 @@ impl OpenOptions {
     #[must_use]
     pub fn read_up_to_damage(mut self) -> Self {
         self.read_up_to_damage = true;
+        self
+    }
+
+    /// How much memory is used to know where aggregates stand whose last events are in sealed segments, in bytes: one takes 64 and its
+    /// name. Others are looked up in index files. 256 MiB unless chosen.
+    #[must_use]
+    pub fn hot_bytes(mut self, bytes: u64) -> Self {
+        self.hot_bytes = bytes;
+        self
+    }
+
+    /// Has whoever seals a segment write its index file, instead of a thread, so that a simulated storage sees the same operations in
+    /// every run.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn index_when_sealing(mut self) -> Self {
+        self.indexer = Indexer::Sealer;
         self
     }
 
@@ -109,6 +136,7 @@ impl OpenOptions {
             ("durability", format!("{:?}", open.durability), format!("{:?}", self.durability)),
             ("segment_bytes", open.segment_bytes.to_string(), self.segment_bytes.to_string()),
             ("accept_loss_after", position(open.accept_loss_after), position(self.accept_loss_after)),
+            ("hot_bytes", open.hot_bytes.to_string(), self.hot_bytes.to_string()),
             ("read_up_to_damage", open.read_up_to_damage.to_string(), self.read_up_to_damage.to_string()),
         ];
         let differing = compared.iter().filter(|(_, there, asked)| there != asked);

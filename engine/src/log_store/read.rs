@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::append::Deciding;
+use super::sealed::{Files, Sealed, SealedFilter, Span};
 use crate::codec::BodyLayout;
 use crate::error::{Corruption, Error, Result};
 use crate::event::{Event, StreamKey, Timestamp};
-use crate::index::{KindFilter, Location};
+use crate::index::{Before, Location, Standing};
 use crate::log::format::{BODY_SEED, RecordEntry, checksum, record_entry};
 use crate::log::segment::Segment;
+use crate::log::segments::Segments;
 use crate::log::sys;
 use crate::log::writer::Writer;
 use crate::store::{BatchSource, ReadAll, ReadStream};
@@ -83,15 +85,15 @@ impl Block {
 }
 
 /// Reads the events at these locations, which are in order (either way), as many as fit a batch and at least one.
-pub(crate) fn read_locations(writer: &Writer<Deciding>, locations: &[Location], buffers: &mut Buffers) -> Result<Vec<Event>> {
-    let segments = writer.segments();
+pub(crate) fn read_locations(segments: &Segments, locations: &[Location], buffers: &mut Buffers) -> Result<Vec<Event>> {
     let mut events: Vec<Event> = Vec::with_capacity(locations.len().min(BATCH_EVENTS));
     let mut read_bytes = 0;
     let mut body_bytes = 0;
     let mut rest = locations;
     let mut full = false;
     while let Some(first) = rest.first().filter(|_| !full) {
-        let (segment, end_lsn) = segment_of(&segments, first)?;
+        let (segment, end_lsn) = segments.holding(first.lsn)?;
+        let segment = &*segment;
         let run = run_of(segment, end_lsn, rest);
         let (start, end) = run.span;
         if read_bytes + (end - start) > BATCH_BYTES && read_bytes > 0 {
@@ -128,15 +130,6 @@ struct Run {
     span: (u64, u64),
     /// How much is read at least where a body lies elsewhere.
     bodies_guess: u64,
-}
-
-/// The segment that holds a location, and the LSN at which the next one begins.
-fn segment_of<'a>(segments: &'a [Arc<Segment>], location: &Location) -> Result<(&'a Segment, u64)> {
-    let next = segments.partition_point(|segment| segment.header.base_lsn <= location.lsn);
-    let Some(segment) = next.checked_sub(1).map(|index| &*segments[index]) else {
-        return Err(Error::configuration(format!("position {} lies in no segment", location.position)));
-    };
-    Ok((segment, segments.get(next).map_or(u64::MAX, |next| next.header.base_lsn)))
 }
 
 /// How many of the next locations are read together, and from where to where.
@@ -229,9 +222,17 @@ impl Range {
 }
 
 enum What {
-    All(Option<KindFilter>),
-    Stream { tenant: String, aggregate_id: String },
+    All(SealedFilter),
+    Stream { tenant: String, aggregate_id: String, spans: Vec<Span> },
     Nothing,
+}
+
+/// Where the next events to be read are found.
+enum Found {
+    /// In the index of the segment that is written to: these were the last that was looked at.
+    Active(u64),
+    /// In sealed segments.
+    Sealed(Sealed),
 }
 
 /// Reads a range of the log, batch by batch.
@@ -240,7 +241,7 @@ pub(crate) struct LogReader {
     generation: u32,
     what: What,
     range: Range,
-    /// The overflow of kinds is sorted out here.
+    /// Kinds are told apart by their numbers as far as they have any; the rest is sorted out here.
     query: ReadAll,
     locations: Vec<Location>,
     buffers: Buffers,
@@ -248,29 +249,86 @@ pub(crate) struct LogReader {
     damage: Option<Corruption>,
 }
 
+/// Where a stream stands, as far as it is visible.
+pub(crate) struct VisibleTip {
+    pub(crate) version: u64,
+    pub(crate) last_position: u64,
+    pub(crate) aggregate_type: String,
+}
+
+/// Looks up where a stream stands, as far as it is visible; `None` if it has no events.
+pub(crate) fn visible_tip(writer: &Writer<Deciding>, key: &StreamKey<'_>) -> Result<Option<VisibleTip>> {
+    let visible = writer.visible();
+    let (sealed, files) = match writer.with(|deciding| match deciding.index.visible_standing(key, visible) {
+        Standing::Absent => Ok(None),
+        Standing::Known(tip) => {
+            Ok(Some(VisibleTip { version: tip.version, last_position: tip.last_position, aggregate_type: tip.aggregate_type.to_owned() }))
+        }
+        Standing::Cold => Err(deciding.sealed.clone()),
+    }) {
+        Ok(found) => return Ok(found),
+        Err(sealed) => (sealed, files(writer)),
+    };
+    let span = sealed.find(key, &files)?;
+    Ok(span.map(|span| VisibleTip { version: span.last_version, last_position: span.last_position, aggregate_type: span.aggregate_type }))
+}
+
+/// Where the bytes of the writer's log are.
+pub(crate) fn files(writer: &Writer<Deciding>) -> Files {
+    Files { storage: Arc::clone(writer.storage()), segments: writer.segments() }
+}
+
+/// Where the events are whose positions are `from..=to`, at most `limit` of those that the filter may want, in the direction of
+/// reading. Gives the last position that was looked at.
+pub(crate) fn locate(
+    writer: &Writer<Deciding>,
+    (from, to): (u64, u64),
+    backwards: bool,
+    (query, filter): (&ReadAll, &SealedFilter),
+    limit: usize,
+    out: &mut Vec<Location>,
+) -> Result<u64> {
+    let first = if backwards { to } else { from };
+    let found = writer.with(|deciding| {
+        let active = deciding.index.active();
+        if first < active.first_position() {
+            return Found::Sealed(deciding.sealed.clone());
+        }
+        let from = from.max(active.first_position());
+        Found::Active(active.locations(from, to, backwards, active.filter(query).as_ref(), limit, out))
+    });
+    let sealed = match found {
+        Found::Active(looked) => return Ok(looked),
+        Found::Sealed(sealed) => sealed,
+    };
+    let Some(segment) = sealed.holding(first) else {
+        return Err(Error::configuration(format!("position {first} lies in no segment")));
+    };
+    let range = (from.max(segment.named.base_position), to.min(segment.end_position - 1));
+    sealed.locations(segment, range, backwards, filter, limit, &files(writer), out)
+}
+
 impl LogReader {
     pub(crate) fn all(writer: &Arc<Writer<Deciding>>, query: ReadAll, damage: Option<&Corruption>) -> Self {
         let head = writer.visible();
-        let first = writer.with(|deciding| deciding.index.first_position());
+        let first = writer.with(Deciding::first_position);
         let from = query.after.map_or(first, |after| after.0.saturating_add(1)).max(first);
         let to = query.before.map_or(head, |before| before.0.saturating_sub(1).min(head));
-        let filter = writer.with(|deciding| deciding.index.filter(&query.event_types, &query.aggregate_types, query.include_system));
         let range = Range { from, to, backwards: query.backwards, limit: query.limit.unwrap_or(u64::MAX) };
         let crosses = query.before.is_none_or(|before| before.0 > head + 1);
-        Self::new(writer, What::All(filter), range, query, damage.filter(|_| crosses))
+        Self::new(writer, What::All(SealedFilter::new(query.clone())), range, query, damage.filter(|_| crosses))
     }
 
-    pub(crate) fn stream(writer: &Arc<Writer<Deciding>>, query: ReadStream, damage: Option<&Corruption>) -> Self {
-        let visible = writer.visible();
+    pub(crate) fn stream(writer: &Arc<Writer<Deciding>>, query: ReadStream, damage: Option<&Corruption>) -> Result<Self> {
         let key = StreamKey { tenant: &query.tenant, aggregate_id: &query.aggregate_id };
-        let tip = writer.with(|deciding| deciding.index.stream(&key).and_then(|stream| deciding.index.visible_tip(stream, visible)));
-        let version = tip.map_or(0, |(version, _)| version);
+        let version = visible_tip(writer, &key)?.map_or(0, |tip| tip.version);
         let from = query.after.map_or(1, |after| after.0.saturating_add(1)).max(1);
         let to = query.before.map_or(version, |before| before.0.saturating_sub(1).min(version));
         let range = Range { from, to, backwards: query.backwards, limit: query.limit.unwrap_or(u64::MAX) };
         let crosses = query.before.is_none_or(|before| before.0 > version + 1);
-        let what = if version == 0 { What::Nothing } else { What::Stream { tenant: query.tenant, aggregate_id: query.aggregate_id } };
-        Self::new(writer, what, range, ReadAll::default(), damage.filter(|_| crosses))
+        let what =
+            if version == 0 { What::Nothing } else { What::Stream { tenant: query.tenant, aggregate_id: query.aggregate_id, spans: Vec::new() } };
+        Ok(Self::new(writer, what, range, ReadAll::default(), damage.filter(|_| crosses)))
     }
 
     fn new(writer: &Arc<Writer<Deciding>>, what: What, range: Range, query: ReadAll, damage: Option<&Corruption>) -> Self {
@@ -315,44 +373,83 @@ impl LogReader {
         let Range { from, to, backwards, limit } = self.range;
         let most = usize::try_from(limit).unwrap_or(usize::MAX).min(BATCH_EVENTS);
         let locations = &mut self.locations;
-        match &self.what {
+        match &mut self.what {
             What::Nothing => Ok(Vec::new()),
             What::All(filter) => {
-                let looked = self.writer.with(|deciding| deciding.index.locations(from, to, backwards, filter.as_ref(), most, locations));
-                let mut events = read_locations(&self.writer, locations, &mut self.buffers)?;
+                let looked = locate(&self.writer, (from, to), backwards, (&self.query, filter), most, locations)?;
+                let mut events = read_locations(&self.writer.segments(), locations, &mut self.buffers)?;
                 let last = if events.len() == locations.len() { looked } else { locations[events.len() - 1].position };
-                if filter.is_some() {
-                    let query = &self.query;
-                    events.retain(|event| is_wanted(event, query));
-                }
+                let query = &self.query;
+                events.retain(|event| query.wants(event.aggregate_type(), event.event_type()));
                 self.range.advance(last, events.len());
                 Ok(events)
             }
-            What::Stream { tenant, aggregate_id } => {
+            What::Stream { tenant, aggregate_id, spans } => {
                 let (first, last) =
                     if backwards { (from.max((to + 1).saturating_sub(most as u64)), to) } else { (from, to.min(from + most as u64 - 1)) };
-                self.writer.with(|deciding| match deciding.index.stream(&StreamKey { tenant, aggregate_id }) {
-                    Some(stream) => deciding.index.stream_locations(stream, first, last, locations),
-                    None => locations.clear(),
-                });
+                let key = StreamKey { tenant, aggregate_id };
+                let (first, last) = locate_versions(&self.writer, &key, spans, (first, last), backwards, locations)?;
                 if backwards {
                     locations.reverse();
                 }
-                let events = read_locations(&self.writer, locations, &mut self.buffers)?;
+                let events = read_locations(&self.writer.segments(), locations, &mut self.buffers)?;
                 let delivered = events.len() as u64;
-                let last = if backwards { to + 1 - delivered } else { from + delivered - 1 };
-                self.range.advance(last, events.len());
+                let end = if backwards { last + 1 - delivered } else { first + delivered - 1 };
+                self.range.advance(end, events.len());
                 Ok(events)
             }
         }
     }
 }
 
-/// What the filter of kinds says, from the event itself.
-fn is_wanted(event: &Event, query: &ReadAll) -> bool {
-    (query.event_types.is_empty() || query.event_types.iter().any(|wanted| wanted == event.event_type()))
-        && (query.aggregate_types.is_empty() || query.aggregate_types.iter().any(|wanted| wanted == event.aggregate_type()))
-        && (query.include_system || !event.event_type().starts_with('$'))
+/// Where the events of a stream are whose versions are between two, both included: those of them that one segment has, the ones that
+/// come first in the direction of reading. Gives their versions. `spans` keeps what was found, newest first.
+fn locate_versions(
+    writer: &Writer<Deciding>,
+    key: &StreamKey<'_>,
+    spans: &mut Vec<Span>,
+    (from, to): (u64, u64),
+    backwards: bool,
+    out: &mut Vec<Location>,
+) -> Result<(u64, u64)> {
+    let wanted = if backwards { to } else { from };
+    out.clear();
+    // What the active segment has of the stream, and what is known of what it had before.
+    let (before, sealed) = writer.with(|deciding| {
+        let active = deciding.index.active();
+        let Some(stream) = active.stream(key) else {
+            return (Before { version: u64::MAX, segment: Before::SOMEWHERE }, deciding.sealed.clone());
+        };
+        let before = active.before(stream);
+        if wanted > before.version {
+            active.stream_locations(stream, from.max(before.version + 1), to, out);
+        }
+        (before, deciding.sealed.clone())
+    });
+    if !out.is_empty() {
+        return Ok((from.max(before.version + 1), to));
+    }
+    if spans.first().is_some_and(|newest| newest.last_version < wanted) {
+        // The segment that was written to when they were found is sealed by now.
+        spans.clear();
+    }
+    let files = files(writer);
+    while spans.last().is_none_or(|span| span.first_version > wanted) {
+        let found = match spans.last() {
+            Some(span) => sealed.span_before(key, span.first_version, span.segment.named.sequence, span.before().segment, &files)?,
+            None if before.version == u64::MAX => sealed.find(key, &files)?,
+            None => sealed.span_before(key, before.version + 1, u64::MAX, before.segment, &files)?,
+        };
+        let found =
+            found.ok_or_else(|| Error::configuration(format!("version {wanted} of the aggregate {:?} lies in no segment", key.aggregate_id)))?;
+        spans.push(found);
+    }
+    let Some(span) = spans.iter().find(|span| (span.first_version..=span.last_version).contains(&wanted)) else {
+        return Err(Error::configuration(format!("version {wanted} of the aggregate {:?} lies in no segment", key.aggregate_id)));
+    };
+    let (from, to) = (from.max(span.first_version), to.min(span.last_version));
+    sealed.span_locations(span, key, from, to, &files, out)?;
+    Ok((from, to))
 }
 
 impl BatchSource for LogReader {

@@ -91,7 +91,8 @@ impl Oracle {
                 }
                 Ok(true)
             }
-            Err(Error::StorageFull { .. }) => {
+            // What an append rests on cannot be read: then nothing of it is written.
+            Err(Error::StorageFull { .. } | Error::Io { .. }) => {
                 *fate = *before;
                 Ok(true)
             }
@@ -99,7 +100,7 @@ impl Oracle {
                 *fate = *before;
                 Ok(false)
             }
-            Err(Error::OutcomeUnknown { .. } | Error::Io { .. }) => Ok(false),
+            Err(Error::OutcomeUnknown { .. }) => Ok(false),
             Err(error) => Err(format!("an append ended with {error:?}")),
         }
     }

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use super::{Found, OnDamage, Opening, Outcome, Settled, named, new_segment};
 use crate::error::{Error, Result};
-use crate::log::manifest::{MANIFEST, Manifest};
+use crate::log::manifest::{MANIFEST, Manifest, ManifestSegment};
 use crate::log::recovery::Verdict;
 use crate::log::segment::{FIRST_FRAME, Segment, file_name};
 use crate::log::storage::{Access, Space, StorageFile};
@@ -40,6 +40,7 @@ impl Opening<'_> {
             (Some(damage), OnDamage::ReadUpTo) if found.segments.is_empty() => return Err(damage.into()),
             (Some(damage), OnDamage::ReadUpTo) => {
                 settled.outcome = Outcome::Damaged(damage);
+                settled.sealed = sealed_of(&found, epoch_floor);
                 return Ok(settled);
             }
             (Some(damage), OnDamage::AcceptLossAfter(position)) if position != last_good => {
@@ -70,7 +71,7 @@ impl Opening<'_> {
                 }
             }
         }
-        settled.sealed = manifest_of(&found, epoch_floor).segments.into_iter().filter(|segment| segment.end_lsn.is_some()).collect();
+        settled.sealed = sealed_of(&found, epoch_floor);
         settled.rewritten_bytes = rewrite_unproven(&found)?;
         Ok(settled)
     }
@@ -145,6 +146,11 @@ impl Opening<'_> {
         };
         moved().map_err(|error| self.io("move to quarantine", name, &error))
     }
+}
+
+/// The segments that were found to be sealed.
+fn sealed_of(found: &Found, epoch: u32) -> Vec<ManifestSegment> {
+    manifest_of(found, epoch).segments.into_iter().filter(|segment| segment.end_lsn.is_some()).collect()
 }
 
 /// The manifest of what was found to be whole.

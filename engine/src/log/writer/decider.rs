@@ -3,6 +3,7 @@
 use super::Writer;
 use crate::error::{Error, Result};
 use crate::log::format::RecordEntry;
+use crate::log::manifest::ManifestSegment;
 
 /// What the log does not know: which requests are accepted. Its state is guarded by the writer's lock.
 pub(crate) trait Decider: Send + 'static {
@@ -31,6 +32,24 @@ pub(crate) trait Decider: Send + 'static {
 
     /// Everything up to `position` can be read now.
     fn published(&mut self, position: u64);
+
+    /// The segment was sealed, and the next one begins with this sequence number and position.
+    fn rolled(&mut self, sealed: ManifestSegment, next: u64, position: u64);
+
+    /// A segment is about to be sealed: may take its time, without the lock.
+    fn before_rolling(writer: &Writer<Self>)
+    where
+        Self: Sized;
+
+    /// A segment was sealed: may take its time, without the lock.
+    fn after_rolling(writer: &Writer<Self>)
+    where
+        Self: Sized;
+
+    /// The log is finished, and nobody else may write to it yet.
+    fn before_unlocking(writer: &Writer<Self>)
+    where
+        Self: Sized;
 
     /// The answer to a request that failed.
     fn failed(error: Error) -> Self::Answer;

@@ -96,6 +96,7 @@ impl<D: Decider> Writer<D> {
 
     /// Seals the segment and begins the next one. Only securing its space can say that there is none.
     fn roll(self: &Arc<Self>, core: &mut Guard<'_, D>, needed: u64, sealed: bool) -> Result<(), NoRoom> {
+        MutexGuard::unlocked(core, || D::before_rolling(self));
         let old = Arc::clone(&core.segment);
         let space = self.space();
         let mut seal = Vec::new();
@@ -145,10 +146,15 @@ impl<D: Decider> Writer<D> {
         core.durable = end;
         core.unsynced_since = None;
         core.segment = Arc::clone(&rolled);
-        let mut segments = Vec::clone(&self.segments.read());
-        segments.push(rolled);
-        *self.segments.write() = Arc::new(segments);
+        if let Some(last) = core.sealed.last().copied() {
+            let segments = self.segments.read().and(rolled, last);
+            *self.segments.write() = Arc::new(segments);
+            if !sealed {
+                core.decider.rolled(last, header.sequence, chain.position);
+            }
+        }
         self.publish(core);
+        MutexGuard::unlocked(core, || D::after_rolling(self));
         Ok(())
     }
 

@@ -98,6 +98,7 @@ impl<D: Decider> Writer<D> {
             // It has no way to panic that the closing caller could do anything about.
             let _ = thread.join();
         }
+        D::before_unlocking(self);
         if let Some(mut lock) = self.lock.lock().take()
             && read_only
         {

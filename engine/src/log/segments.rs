@@ -1,0 +1,137 @@
+//! The segments of a log, in their order. Sealed ones are opened when they are read, and only so many are kept open.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use super::manifest::ManifestSegment;
+use super::segment::{AttachProblem, Segment, file_name};
+use super::storage::{Access, Storage};
+use crate::error::{Corruption, Error, Remedy, Result};
+use crate::version::Position;
+
+/// How many sealed segments are kept open.
+const OPEN_MAX: usize = 128;
+
+/// The segments of a log, as they were at one moment.
+#[derive(Clone)]
+pub(crate) struct Segments {
+    slots: Vec<Arc<Slot>>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    storage: Arc<dyn Storage>,
+    store_id: Uuid,
+    /// Those that were opened, the first one first.
+    open: Mutex<VecDeque<Arc<Slot>>>,
+}
+
+struct Slot {
+    named: ManifestSegment,
+    segment: Mutex<Option<Arc<Segment>>>,
+}
+
+impl Segments {
+    /// The sealed segments of a manifest, and one that is open.
+    pub(crate) fn new(storage: Arc<dyn Storage>, store_id: Uuid, sealed: &[ManifestSegment], last: Arc<Segment>) -> Self {
+        let slots = sealed.iter().map(|named| Arc::new(Slot { named: *named, segment: Mutex::new(None) })).collect();
+        let mut segments = Self { slots, shared: Arc::new(Shared { storage, store_id, open: Mutex::new(VecDeque::new()) }) };
+        segments.push(last);
+        segments
+    }
+
+    /// The same segments and one more, which stays open. The one before it is sealed.
+    pub(crate) fn and(&self, next: Arc<Segment>, sealed: ManifestSegment) -> Self {
+        let mut segments = self.clone();
+        if let Some(last) = segments.slots.pop() {
+            let slot = Arc::new(Slot { named: sealed, segment: Mutex::new(last.segment.lock().clone()) });
+            self.shared.opened(&slot);
+            segments.slots.push(slot);
+        }
+        segments.push(next);
+        segments
+    }
+
+    fn push(&mut self, segment: Arc<Segment>) {
+        let named = super::open::named(&segment.header, None);
+        self.slots.retain(|slot| slot.named.sequence != named.sequence);
+        self.slots.push(Arc::new(Slot { named, segment: Mutex::new(Some(segment)) }));
+    }
+
+    /// The segment that holds an LSN, and the LSN at which the next one begins.
+    pub(crate) fn holding(&self, lsn: u64) -> Result<(Arc<Segment>, u64)> {
+        let next = self.slots.partition_point(|slot| slot.named.base_lsn <= lsn);
+        let Some(slot) = next.checked_sub(1).map(|index| &self.slots[index]) else {
+            return Err(Error::configuration(format!("LSN {lsn} lies in no segment")));
+        };
+        Ok((self.opened(slot)?, self.slots.get(next).map_or(u64::MAX, |next| next.named.base_lsn)))
+    }
+
+    /// The segment with this sequence number.
+    pub(crate) fn numbered(&self, sequence: u64) -> Result<Arc<Segment>> {
+        match self.slots.binary_search_by_key(&sequence, |slot| slot.named.sequence) {
+            Ok(index) => self.opened(&self.slots[index]),
+            Err(_) => Err(Error::configuration(format!("there is no segment {sequence}"))),
+        }
+    }
+
+    /// What the manifest says of the sealed segments, and the position behind the last event of each.
+    pub(crate) fn sealed(&self) -> impl Iterator<Item = (ManifestSegment, u64)> {
+        self.slots.windows(2).map(|pair| (pair[0].named, pair[1].named.base_position))
+    }
+
+    fn opened(&self, slot: &Arc<Slot>) -> Result<Arc<Segment>> {
+        let mut segment = slot.segment.lock();
+        if let Some(segment) = &*segment {
+            return Ok(Arc::clone(segment));
+        }
+        let attached = Arc::new(self.shared.attach(&slot.named)?);
+        *segment = Some(Arc::clone(&attached));
+        drop(segment);
+        self.shared.opened(slot);
+        Ok(attached)
+    }
+}
+
+impl Shared {
+    /// Remembers that a segment is open, and closes the one that was opened first if there are too many.
+    fn opened(&self, slot: &Arc<Slot>) {
+        let mut open = self.open.lock();
+        open.push_back(Arc::clone(slot));
+        let first = if open.len() > OPEN_MAX { open.pop_front() } else { None };
+        drop(open);
+        if let Some(first) = first {
+            // Whoever reads it keeps it open until it is done.
+            *first.segment.lock() = None;
+        }
+    }
+
+    fn attach(&self, named: &ManifestSegment) -> Result<Segment> {
+        let name = file_name(named.sequence, named.generation);
+        let damage = |reason: &str| {
+            let path = self.storage.path().join(&name);
+            let last_good_position = Position(named.base_position - 1);
+            let remedy = Remedy::ReadOrAcceptLoss;
+            let reason = reason.to_owned();
+            Corruption { path, segment: named.sequence, offset: 0, last_good_position, next_good_position: None, reason, remedy }
+        };
+        let segment = match Segment::attach(&*self.storage, &name, Access::Read) {
+            Ok(segment) => segment,
+            Err(AttachProblem::Error(error)) => return Err(error),
+            Err(AttachProblem::Missing) => return Err(damage("the manifest names this segment, but there is no such file").into()),
+            Err(AttachProblem::Damaged(reason)) => return Err(damage(reason).into()),
+        };
+        let header = &segment.header;
+        if header.store_id != self.store_id {
+            return Err(damage("the segment belongs to another store").into());
+        }
+        let told = (header.sequence, header.generation, header.base_lsn, header.base_position);
+        if told != (named.sequence, named.generation, named.base_lsn, named.base_position) {
+            return Err(damage("the segment is not the one that the manifest names").into());
+        }
+        Ok(segment)
+    }
+}
