@@ -137,7 +137,7 @@ impl Inner {
             (None, false) => OnDamage::Refuse,
         };
         let mut part: Option<Part> = None;
-        let log = open(Arc::clone(&storage), on_damage, &mut |segment, frame| {
+        let log = open(storage, on_damage, &mut |segment, frame| {
             // Of the segments that are read only the last one is held in memory.
             let header = &segment.header;
             if part.as_ref().is_none_or(|part| part.sequence() != header.sequence) {
@@ -172,7 +172,7 @@ impl Inner {
         let sealed = Sealed::new(ends(&log.sealed, active.first_position()));
         let mut index = Index::new(active, !sealed.is_empty(), options.hot_bytes);
         index.published(head.0);
-        let missing = if damage.is_some() { Vec::new() } else { without_index_file(&*storage, &log.sealed)? };
+        let missing = if damage.is_some() { Vec::new() } else { without_index_file(&*log.storage, &log.sealed)? };
         let indexing = Indexing::new(if persistent { options.indexer } else { Indexer::Nobody });
         let deciding = Deciding { index, sealed, indexing: Arc::clone(&indexing) };
         let writer = Writer::new(log, deciding, WriterOptions { mode, segment_bytes: options.segment_bytes })?;
@@ -241,13 +241,12 @@ fn take_in(index: &mut Part, segment: &Segment, frame: &Frame<'_>) -> Result<()>
     for (at, entry, bytes) in frame.records() {
         let (body, names) = Body::parse(bytes).map_err(fail)?;
         let key = StreamKey { tenant: names.tenant, aggregate_id: names.aggregate_id };
-        let stream = match index.stream(&key) {
-            Some(stream) => stream,
-            None => {
-                let version = entry.version.checked_sub(1).ok_or_else(|| fail("an event has no version"))?;
-                let before = Before { version, segment: if version > 0 { Before::SOMEWHERE } else { 0 } };
-                index.add_stream(&key, names.aggregate_type, before)?
-            }
+        let stream = if let Some(stream) = index.stream(&key) {
+            stream
+        } else {
+            let version = entry.version.checked_sub(1).ok_or_else(|| fail("an event has no version"))?;
+            let before = Before { version, segment: if version > 0 { Before::SOMEWHERE } else { 0 } };
+            index.add_stream(&key, names.aggregate_type, before)?
         };
         let kind = index.kind(stream, names.event_type);
         if index.push(stream, kind, body.id(), frame.header.lsn + at as u64) != entry.version {

@@ -78,11 +78,6 @@ impl Segments {
         }
     }
 
-    /// What the manifest says of the sealed segments, and the position behind the last event of each.
-    pub(crate) fn sealed(&self) -> impl Iterator<Item = (ManifestSegment, u64)> {
-        self.slots.windows(2).map(|pair| (pair[0].named, pair[1].named.base_position))
-    }
-
     fn opened(&self, slot: &Arc<Slot>) -> Result<Arc<Segment>> {
         let mut segment = slot.segment.lock();
         if let Some(segment) = &*segment {

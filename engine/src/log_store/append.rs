@@ -1,17 +1,21 @@
 //! Appending: what is checked and encoded on the caller's thread, and what is decided in the writer's critical section.
 
+mod cold;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use uuid::Uuid;
 
+use cold::Cold;
+
 use super::indexing::Indexing;
-use super::read::{Buffers, files, locate, read_locations, visible_tip};
+use super::read::{Buffers, locate, read_locations, visible_tip};
 use super::sealed::{Sealed, SealedFilter};
 use crate::codec::{Body, check_stream};
 use crate::error::{Error, EventIdProblem, Result};
 use crate::event::{Event, StreamKey};
-use crate::index::{Before, Candidates, IdLookup, Index, KindId, Location, Standing};
+use crate::index::{Candidates, IdLookup, Index, KindId, Location, Standing};
 use crate::log::format::{
     BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BODY_SEED, FRAME_ALIGN, RecordEntry, body, checksum, events_frame_room, frame_header, record_entry,
 };
@@ -48,27 +52,6 @@ pub(crate) struct Request {
     cold: Cold,
     /// The answer, if the log has shown that the batch is stored already, or cannot be.
     known: Option<Result<Vec<Receipt>>>,
-}
-
-/// What index files say of a request's streams and ids.
-#[derive(Default)]
-struct Cold {
-    /// As long as the index is of this generation nothing was appended that they do not know and the index has forgotten.
-    generation: Option<u64>,
-    /// By the number of the stream's part.
-    streams: HashMap<usize, ColdStream>,
-    ids_are_absent: bool,
-    /// What the next look is to find.
-    to_find: Vec<usize>,
-    ids_to_find: bool,
-    looking: Option<(u64, Sealed)>,
-}
-
-/// What the index files say of a stream.
-struct ColdStream {
-    before: Before,
-    /// `None` if it has no events.
-    aggregate_type: Option<String>,
 }
 
 struct StreamPart {
@@ -251,36 +234,6 @@ impl Request {
         Ok(receipts)
     }
 
-    /// Finds out what index files say of the streams and ids that were asked for.
-    fn look_into_files(&mut self, writer: &Writer<Deciding>) -> Result<()> {
-        let Some((generation, sealed)) = self.cold.looking.take() else { return Ok(()) };
-        let files = files(writer);
-        self.cold.generation = Some(generation);
-        if std::mem::take(&mut self.cold.ids_to_find) {
-            for number in 0..self.events.len() {
-                let id = self.events[number].id;
-                let candidates = sealed.find_id(id, writer.identity().0, &files)?;
-                if let Some(position) = find_in_log(id, &candidates, writer)? {
-                    self.known = Some(self.compare(number, position, writer));
-                    return Ok(());
-                }
-            }
-            self.cold.ids_are_absent = true;
-        }
-        for number in std::mem::take(&mut self.cold.to_find) {
-            let found = sealed.find(&self.key(&self.streams[number]), &files)?;
-            let cold = match found {
-                Some(span) => ColdStream {
-                    before: Before { version: span.last_version, segment: span.segment.named.sequence },
-                    aggregate_type: Some(span.aggregate_type),
-                },
-                None => ColdStream { before: Before::default(), aggregate_type: None },
-            };
-            self.cold.streams.insert(number, cold);
-        }
-        Ok(())
-    }
-
     fn receipt(&self, part: &StreamPart, position: Position, version: AggregateVersion) -> Receipt {
         Receipt { aggregate_id: part.aggregate_id.clone(), position, version, events: part.events, durability: self.durability }
     }
@@ -323,32 +276,6 @@ impl Deciding {
     /// The position of the log's first event.
     pub(crate) fn first_position(&self) -> u64 {
         self.sealed.iter().next().map_or_else(|| self.index.active().first_position(), |first| first.named.base_position)
-    }
-
-    /// Makes a request look into index files again, if the index has let go of something since.
-    fn forget_what_is_stale(&self, cold: &mut Cold) {
-        if cold.generation.is_some_and(|generation| generation != self.index.generation()) {
-            *cold = Cold::default();
-        }
-    }
-
-    /// Whether it is known where the streams stand. Else the request is told to look them up.
-    fn streams_are_known(&self, request: &mut Request) -> Result<(), Decision<Result<Answer>>> {
-        let is_unknown = |(number, part): &(usize, &StreamPart)| {
-            part.first == *number && !request.cold.streams.contains_key(number) && self.index.standing(&request.key(part)) == Standing::Cold
-        };
-        let unknown: Vec<usize> = request.streams.iter().enumerate().filter(is_unknown).map(|(number, _)| number).collect();
-        if unknown.is_empty() {
-            return Ok(());
-        }
-        request.cold.to_find = unknown;
-        self.have_looked(request);
-        Err(Decision::Look)
-    }
-
-    /// Gives a request what it needs to look into index files.
-    fn have_looked(&self, request: &mut Request) {
-        request.cold.looking = Some((self.index.generation(), self.sealed.clone()));
     }
 
     /// Whether none of the ids is in the store. Else the request is told where to look, or to wait.

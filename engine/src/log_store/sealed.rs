@@ -1,10 +1,15 @@
 //! Finding events in sealed segments: by their index files, and where one is missing or damaged, by an index made from the segment.
 
+mod filter;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use uuid::Uuid;
+
+pub(crate) use filter::SealedFilter;
+use filter::collect;
 
 use super::read::{Buffers, read_locations};
 use super::take_in;
@@ -12,14 +17,13 @@ use crate::error::{Error, Remedy, Result};
 use crate::event::{Event, StreamKey};
 use crate::index::file::IndexProblem;
 use crate::index::part::Part;
-use crate::index::sealed::{Identity, Kinds, SealedIndex, StreamEntry, id_hash, stream_hash};
+use crate::index::sealed::{Identity, SealedIndex, StreamEntry, id_hash, stream_hash};
 use crate::index::{Before, Candidates, IdLookup, KindFilter, Location, StreamId};
 use crate::log::manifest::ManifestSegment;
 use crate::log::open::first_chain;
 use crate::log::segment::Segment;
 use crate::log::segments::Segments;
 use crate::log::storage::Storage;
-use crate::store::ReadAll;
 
 /// How many index files are kept open.
 const OPEN_MAX: usize = 128;
@@ -435,7 +439,7 @@ fn location(segment: &SealedSegment, file: &SealedIndex, slot: u32) -> Result<Lo
 fn event_at(segment: &SealedSegment, file: &SealedIndex, slot: u32, files: &Files) -> Result<Event, Trouble> {
     let location = location(segment, file, slot)?;
     let events = read_locations(&files.segments, &[location], &mut Buffers::default())?;
-    events.into_iter().next().ok_or_else(|| Trouble::Index(IndexProblem::Damaged("it names an event that is not there")))
+    events.into_iter().next().ok_or(Trouble::Index(IndexProblem::Damaged("it names an event that is not there")))
 }
 
 fn file_span(segment: &Arc<SealedSegment>, file: &SealedIndex, key: &StreamKey<'_>, files: &Files) -> Result<Option<Span>, Trouble> {
@@ -461,87 +465,4 @@ fn file_span(segment: &Arc<SealedSegment>, file: &SealedIndex, key: &StreamKey<'
         }
     }
     Ok(None)
-}
-
-/// Collects at most `limit` locations between two positions whose kind is wanted; gives the last position looked at.
-fn collect(
-    segment: &SealedSegment,
-    file: &SealedIndex,
-    (from, to): (u64, u64),
-    backwards: bool,
-    filter: Option<&KindFilter>,
-    limit: usize,
-    out: &mut Vec<Location>,
-) -> Result<u64, Trouble> {
-    let base = segment.named.base_position;
-    let slot = |position: u64| u32::try_from(position - base).unwrap_or(u32::MAX);
-    // Without a filter as many as are wanted; else what a few pages have.
-    let step = if filter.is_some() { 4096.max(limit as u64) } else { limit as u64 };
-    let (mut low, mut high) = (from, to);
-    let mut places = Vec::new();
-    loop {
-        let (first, last) = if backwards { (low.max((high + 1).saturating_sub(step)), high) } else { (low, high.min(low + step - 1)) };
-        places.clear();
-        file.places(slot(first), slot(last), &mut places)?;
-        if places.len() as u64 != last - first + 1 {
-            return Err(IndexProblem::Damaged("it lacks events").into());
-        }
-        let mut at = if backwards { last } else { first };
-        loop {
-            let (place, kind) = places[usize::try_from(at - first).unwrap_or(0)];
-            if filter.is_none_or(|filter| filter.accepts(kind)) {
-                out.push(Location { position: at, lsn: segment.named.base_lsn + u64::from(place) * 8 });
-            }
-            if out.len() == limit || at == if backwards { from } else { to } {
-                return Ok(at);
-            }
-            if at == if backwards { first } else { last } {
-                break;
-            }
-            at = if backwards { at - 1 } else { at + 1 };
-        }
-        if backwards {
-            high = first - 1;
-        } else {
-            low = last + 1;
-        }
-    }
-}
-
-/// The filter of a reader: kinds have numbers of their own in each segment.
-pub(crate) struct SealedFilter {
-    query: ReadAll,
-    /// The last segment that was asked for, and whether its index was in a file.
-    last: Mutex<Option<(u64, bool, Option<Arc<KindFilter>>)>>,
-}
-
-impl SealedFilter {
-    pub(crate) fn new(query: ReadAll) -> Self {
-        Self { query, last: Mutex::new(None) }
-    }
-
-    /// The filter for a segment; `None` if all of its events are wanted.
-    fn of(&self, sequence: u64, index: &SegmentIndex) -> Result<Option<Arc<KindFilter>>, Trouble> {
-        let in_file = matches!(index, SegmentIndex::File(_));
-        let mut last = self.last.lock();
-        if let Some((of, was_in_file, filter)) = &*last
-            && (*of, *was_in_file) == (sequence, in_file)
-        {
-            return Ok(filter.clone());
-        }
-        let filter = match index {
-            SegmentIndex::Memory(part) => part.filter(&self.query),
-            SegmentIndex::File(file) => filter_of(&file.kinds()?, &self.query),
-        };
-        let filter = filter.map(Arc::new);
-        *last = Some((sequence, in_file, filter.clone()));
-        Ok(filter)
-    }
-}
-
-/// What a query wants of these kinds; `None` if it wants all of them.
-fn filter_of(kinds: &Kinds, query: &ReadAll) -> Option<KindFilter> {
-    let wanted: Vec<bool> = kinds.numbered.iter().map(|kind| query.wants(&kind.aggregate_type, &kind.event_type)).collect();
-    let all = wanted.iter().all(|wanted| *wanted) && kinds.overflowed == 0;
-    (!all).then(|| KindFilter::new(wanted, kinds.overflowed > 0))
 }
