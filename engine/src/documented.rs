@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::index::{file, filter, run, sealed};
+use crate::log::compressed::{BLOCK_BYTES_RANGE, BLOCK_EXTRA_BYTES_MAX, DICTIONARY_BYTES_MAX, block_entry, footer, table_page};
 use crate::log::format::{self, body, frame_header, record_entry, seal_body, segment_header};
 use crate::log::{manifest, watermark};
 
@@ -30,7 +31,7 @@ macro_rules! fields {
 
 #[test]
 fn every_layout_is_documented_as_it_is() {
-    let of_segment = fields!(segment_header: MAGIC 8, FORMAT_VERSION 4, READABLE_FROM 4, STORE_ID 16, SALT 8, SEQUENCE 8, GENERATION 4, EPOCH 4, BASE_LSN 8, BASE_POSITION 8, ANCHOR 4, CHECKSUM 4);
+    let of_segment = fields!(segment_header: MAGIC 8, FORMAT_VERSION 4, READABLE_FROM 4, STORE_ID 16, SALT 8, SEQUENCE 8, GENERATION 4, EPOCH 4, BASE_LSN 8, BASE_POSITION 8, ANCHOR 4, ENCODING 4, CHECKSUM 4);
     assert_eq!(layout("## Segment header"), of_segment);
     let of_frame = fields!(frame_header: MAGIC 4, KIND 1, FLAGS 1, RESERVED 2, LSN 8, EPOCH 4, COUNT 4, BASE_POSITION 8, COMMIT_TIME 8, DURABLE_UPTO 8, PREVIOUS 4, BODY_BYTES 4, TABLE_CHECKSUM 4, CHECKSUM 4);
     assert_eq!(layout("### Frame header"), of_frame);
@@ -40,6 +41,12 @@ fn every_layout_is_documented_as_it_is() {
     assert_eq!(layout("### Record body"), of_body);
     let of_seal = fields!(seal_body: ANCHOR 4, RESERVED 4, END_POSITION 8);
     assert_eq!(layout("### Seal body"), of_seal);
+    let of_block_entry = fields!(block_entry: OFFSET 8, BYTES 4, CHECKSUM 4);
+    assert_eq!(layout("### Block entry"), of_block_entry);
+    assert_eq!(layout("### Table page"), fields!(table_page: PAGE 4, RESERVED 8, CHECKSUM 4));
+    let of_footer =
+        fields!(footer: MAGIC 8, PLAIN_BYTES 8, TABLE_OFFSET 8, BLOCK_BYTES 4, DICTIONARY_BYTES 4, DICTIONARY_CHECKSUM 4, RESERVED 24, CHECKSUM 4);
+    assert_eq!(layout("### Blocks footer"), of_footer);
     let of_manifest =
         fields!(manifest::layout: MAGIC 8, FORMAT_VERSION 4, READABLE_FROM 4, STORE_ID 16, EPOCH 4, SEGMENTS 4, LINEAGE_BYTES 4, RESERVED 4);
     assert_eq!(layout("## Manifest"), of_manifest);
@@ -112,6 +119,9 @@ fn the_fields_fill_their_layouts() {
         ("### Record entry", record_entry::BYTES),
         ("### Record body", body::NAMES),
         ("### Seal body", seal_body::BYTES),
+        ("### Block entry", block_entry::ENTRY_BYTES),
+        ("### Table page", table_page::PAGE_BYTES),
+        ("### Blocks footer", footer::FOOTER_BYTES),
         ("## Manifest", manifest::layout::HEAD_BYTES),
         ("### Manifest entry", manifest::layout::ENTRY_BYTES),
         ("## Watermark", watermark::layout::BYTES),
@@ -144,6 +154,8 @@ fn every_number_is_documented_as_it_is() {
         ("TAGS_MAX", format::TAGS_MAX),
         ("BATCH_EVENTS_MAX", format::BATCH_EVENTS_MAX),
         ("BATCH_BYTES_MAX", format::BATCH_BYTES_MAX),
+        ("DICTIONARY_BYTES_MAX", DICTIONARY_BYTES_MAX as usize),
+        ("BLOCK_EXTRA_BYTES_MAX", BLOCK_EXTRA_BYTES_MAX as usize),
     ] {
         assert_eq!(limits.get(name), Some(&&*limit.to_string()), "{name}");
     }
@@ -158,6 +170,9 @@ fn every_number_is_documented_as_it_is() {
         format!("0x{:08X}: the bytes `EVRF`", frame_header::MAGIC_NUMBER),
         format!("0x{:08X}: the bytes `EVWM`", watermark::layout::MAGIC_NUMBER),
         format!("`{}`", String::from_utf8_lossy(&segment_header::MAGIC_BYTES)),
+        format!("`{}`", String::from_utf8_lossy(&footer::MAGIC_BYTES)),
+        format!("a multiple of 8, from {} to {}", BLOCK_BYTES_RANGE.0, BLOCK_BYTES_RANGE.1),
+        format!("A page of the table has {} of them", table_page::ENTRIES),
         format!("`{}`", String::from_utf8_lossy(&manifest::layout::MAGIC_BYTES)),
         format!("at bytes 0 and {}", watermark::layout::SLOT_DISTANCE),
     ];

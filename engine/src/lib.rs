@@ -169,8 +169,9 @@ mod version;
 pub use aggregate::{Aggregate, AsOf, Load, Root, Save};
 pub use error::{Corruption, Error, EventIdProblem, Remedy, Result};
 pub use event::{DataFormat, Event, EventData, EventMetadata, Json, NewEvent, StreamKey, Tag, Timestamp};
+pub use log::compressed::Compression;
 pub use log::storage;
-pub use log_store::{LogStore, OpenOptions, OpenOutcome, OpenReport, rebuild_manifest};
+pub use log_store::{LogStore, OpenOptions, OpenOutcome, OpenReport, compress, compress_storage, rebuild_manifest};
 pub use progress::Progress;
 pub use store::{
     AppendBatch, BatchSource, Capabilities, Completion, Durability, EventReader, EventStore, Operation, ReadAll, ReadStream, Receipt, StoreIdentity,

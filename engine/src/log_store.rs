@@ -21,7 +21,7 @@ use append::{Answer, Deciding};
 use indexing::{Indexer, Indexing};
 use operation::{CloseOperation, Fresh, TaskOperation, TaskState};
 pub(crate) use options::existing;
-pub use options::{OpenOptions, rebuild_manifest};
+pub use options::{OpenOptions, compress, compress_storage, rebuild_manifest};
 use read::{LogReader, visible_tip};
 use sealed::{Sealed, index_name};
 

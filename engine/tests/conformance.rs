@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use eventuali::storage::MemoryStorage;
+use eventuali::storage::{MemoryStorage, Storage};
 use eventuali::testing::{CASES, Home, ModelHome, PlantedBug, PlantedHome, run_case};
-use eventuali::{Durability, EventStore, LogStore, OpenOptions};
+use eventuali::{Durability, EventStore, LogStore, OpenOptions, compress_storage};
 use tempfile::TempDir;
 
 /// The smallest segments there are: the suite's stores have many of them.
@@ -57,6 +57,24 @@ mod over_files_in_memory_with_small_segments {
             Arc::new(options.open_storage(storage.clone()).expect("the store opens"))
         })
     });
+}
+
+/// Files in memory whose sealed segments are compressed before every opening.
+struct Compressed(Arc<MemoryStorage>);
+
+impl Home for Compressed {
+    fn open(&self) -> Arc<dyn EventStore> {
+        if !self.0.list("").expect("memory").is_empty() {
+            compress_storage(&*self.0).expect("its sealed segments can be compressed");
+        }
+        Arc::new(OpenOptions::new().segment_bytes(SMALL_SEGMENT_BYTES).open_storage(self.0.clone()).expect("the store opens"))
+    }
+}
+
+mod over_compressed_segments {
+    use super::{Arc, Compressed, MemoryStorage};
+
+    eventuali::conformance_suite!(|| super::boxed(Compressed(Arc::new(MemoryStorage::new()))));
 }
 
 mod on_disk_with_sync {

@@ -62,10 +62,20 @@ pub(crate) mod segment_header {
     pub(crate) const BASE_POSITION: usize = BASE_LSN + 8;
     /// Header checksum of the last frame before the predecessor's seal; 0 in the first segment (u32).
     pub(crate) const ANCHOR: usize = BASE_POSITION + 8;
+    /// How the rest of the file holds the frames (u32).
+    pub(crate) const ENCODING: usize = ANCHOR + 4;
     /// Checksum of all bytes before it (u32).
     pub(crate) const CHECKSUM: usize = BYTES - 4;
     /// Length of the header; the first frame follows.
     pub(crate) const BYTES: usize = 4096;
+}
+
+/// How a segment file holds its frames.
+pub(crate) mod encoding {
+    /// One after the other, as they were written.
+    pub(crate) const PLAIN: u32 = 0;
+    /// In compressed blocks: a dictionary, blocks, a table of them and a footer.
+    pub(crate) const BLOCKS: u32 = 1;
 }
 
 /// The head of every frame.
@@ -201,6 +211,14 @@ pub(crate) fn get<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     value
 }
 
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(get(bytes, at))
+}
+
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(get(bytes, at))
+}
+
 /// The checksum of `bytes` from a seed.
 pub(crate) fn checksum(seed: u32, bytes: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new_with_initial(seed);
@@ -239,6 +257,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) base_lsn: u64,
     pub(crate) base_position: u64,
     pub(crate) anchor: u32,
+    /// One of [`encoding`], or one that only a newer release knows.
+    pub(crate) encoding: u32,
 }
 
 /// Why the head of a file cannot be used.
@@ -265,6 +285,7 @@ impl SegmentHeader {
         put(&mut bytes, at::BASE_LSN, self.base_lsn.to_le_bytes());
         put(&mut bytes, at::BASE_POSITION, self.base_position.to_le_bytes());
         put(&mut bytes, at::ANCHOR, self.anchor.to_le_bytes());
+        put(&mut bytes, at::ENCODING, self.encoding.to_le_bytes());
         let sum = checksum(FILE_SEED, &bytes[..at::CHECKSUM]);
         put(&mut bytes, at::CHECKSUM, sum.to_le_bytes());
         bytes
@@ -296,6 +317,7 @@ impl SegmentHeader {
             base_lsn,
             base_position,
             anchor: u32::from_le_bytes(get(bytes, at::ANCHOR)),
+            encoding: u32::from_le_bytes(get(bytes, at::ENCODING)),
         })
     }
 

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::format::{FILE_SEED, FORMAT_VERSION, HeadProblem, READABLE_FROM, check_version, checksum, is_plausible};
+use super::format::{FILE_SEED, FORMAT_VERSION, HeadProblem, READABLE_FROM, check_version, checksum, is_plausible, u32_at, u64_at};
 use super::storage::{Access, Storage, read_exact_at};
 use crate::error::{Error, Result};
 
@@ -81,14 +81,6 @@ pub(crate) enum ManifestProblem {
     Damaged(&'static str),
     /// It is of a format that this release does not know, or cannot be read.
     Error(Error),
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
 }
 
 impl Manifest {

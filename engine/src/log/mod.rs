@@ -1,5 +1,6 @@
 //! Bytes, frames, segments: knows positions and batches, not aggregates.
 
+pub(crate) mod compressed;
 pub(crate) mod format;
 pub(crate) mod frame;
 pub(crate) mod manifest;

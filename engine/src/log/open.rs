@@ -2,6 +2,7 @@
 
 mod settle;
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use super::format::SegmentHeader;
 use super::manifest::{MANIFEST, MANIFEST_TMP, Manifest, ManifestProblem, ManifestSegment};
 use super::recovery::{Chain, Evidence, Verdict, judge};
 use super::scan::{Scan, Visit};
-use super::segment::{AttachProblem, FIRST_FRAME, Rest, Segment, file_name, parse_name};
+use super::segment::{AttachProblem, FIRST_FRAME, Rest, Segment, file_name, new_segment, parse_name};
 use super::storage::{Access, Lock, Space, Storage};
 use super::watermark::{Mark, WATERMARK, Watermark};
 use crate::error::{Corruption, Error, Remedy, Result};
@@ -81,7 +82,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, on_damage: OnDamage, visit: &mut V
 }
 
 /// Does something under the writer's lock. A refusal leaves no lock file where there was none.
-fn with_lock<T>(storage: &dyn Storage, work: impl FnOnce() -> Result<T>) -> Result<(T, Box<dyn Lock>)> {
+pub(super) fn with_lock<T>(storage: &dyn Storage, work: impl FnOnce() -> Result<T>) -> Result<(T, Box<dyn Lock>)> {
     let mut lock = storage.lock()?;
     match work() {
         Ok(done) => Ok((done, lock)),
@@ -130,7 +131,9 @@ pub(crate) fn rebuild_manifest(storage: &dyn Storage) -> Result<()> {
 fn rebuild_manifest_locked(storage: &dyn Storage) -> Result<()> {
     let opening = Opening { storage, on_damage: OnDamage::Refuse };
     let mut names: Vec<(u64, u32)> = opening.list()?.iter().filter_map(|name| parse_name(name)).collect();
-    names.sort_unstable();
+    // Of several generations the latest: each was compared with the one before it when it was made.
+    names.sort_unstable_by_key(|(sequence, generation)| (*sequence, Reverse(*generation)));
+    names.dedup_by_key(|(sequence, _)| *sequence);
     if names.is_empty() {
         return Err(Error::configuration(format!("{:?} holds no segment files, so there is nothing to rebuild a manifest from", storage.path())));
     }
@@ -488,10 +491,4 @@ pub(crate) fn named(header: &SegmentHeader, end_lsn: Option<u64>) -> ManifestSeg
         base_position: header.base_position,
         end_lsn,
     }
-}
-
-/// The header of a new segment that goes on from `chain`.
-pub(crate) fn new_segment(store_id: Uuid, sequence: u64, epoch: u32, chain: &Chain, anchor: u32) -> SegmentHeader {
-    let salt = Uuid::new_v4().as_u64_pair();
-    SegmentHeader { store_id, salt: salt.0 ^ salt.1, sequence, generation: 0, epoch, base_lsn: chain.lsn, base_position: chain.position, anchor }
 }

@@ -5,7 +5,7 @@ use std::thread;
 
 use super::format::{FrameHeader, Kind, decode_seal};
 use super::recovery::{Chain, Frame, Step, step};
-use super::segment::{FIRST_FRAME, Segment};
+use super::segment::{Bytes, FIRST_FRAME, Segment};
 use crate::error::{Error, Result};
 
 /// How much of a segment is read and verified at once, unless a frame is longer.
@@ -84,21 +84,26 @@ impl Segment {
         let (mut start, mut end) = (0, 0);
         let mut offset = self.offset(scan.chain.lsn);
         let mut complete = false;
+        let mut damage = None;
         loop {
             let frame = match step(&block.bytes[start..end], complete, self.seed, &scan.chain) {
                 Step::Frame(frame) => frame,
                 Step::More(length) => {
                     block = next_block(block, start..end, length, deliver)?;
                     (start, end) = (0, end - start);
-                    let read = self.file.read_at(&mut block.bytes[end..], offset).map_err(|error| self.io("read", &error))?;
+                    let Bytes { read, damage: found } = self.read_at(&mut block.bytes[end..], offset)?;
                     complete = read < block.bytes.len() - end;
+                    damage = found.map(|damage| damage.reason);
                     end += read;
                     offset += read as u64;
                     continue;
                 }
-                Step::Nothing => break,
+                Step::Nothing => {
+                    scan.stopped = damage;
+                    break;
+                }
                 Step::Broken(reason) => {
-                    scan.stopped = Some(reason);
+                    scan.stopped = Some(damage.unwrap_or(reason));
                     break;
                 }
                 Step::Newer(reason) => {

@@ -4,11 +4,13 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::format::{FORMAT_VERSION, FRAME_ALIGN, FrameHeader, HeadProblem, SegmentHeader, frame_header, segment_header};
+use super::compressed::{CompressedFile, Damage};
+use super::format::{FORMAT_VERSION, FRAME_ALIGN, FrameHeader, HeadProblem, SegmentHeader, encoding, frame_header, segment_header};
 use super::recovery::{Chain, later_headers};
 use super::storage::{Access, Space, Storage, StorageFile};
 use crate::error::{Corruption, Error, Remedy, Result};
 use crate::version::Position;
+use uuid::Uuid;
 
 /// How much is read at once behind the end of the chain.
 const REST_BYTES: usize = 512 << 10;
@@ -62,6 +64,20 @@ impl Segment {
                 AttachProblem::Error(Error::FormatVersion { path: path.clone(), found, readable_from, supported: FORMAT_VERSION })
             }
         })?;
+        let file = match header.encoding {
+            encoding::PLAIN => file,
+            encoding::BLOCKS => Arc::new(CompressedFile::open(file, &header).map_err(|error| match Damage::of(&error) {
+                Some(damage) => AttachProblem::Damaged(damage.reason),
+                None => fail(error),
+            })?),
+            unknown => {
+                return Err(AttachProblem::Error(Error::Unsupported {
+                    message: format!(
+                        "{path:?} is stored in an encoding (number {unknown}) that only a newer release knows; open the store with that release"
+                    ),
+                }));
+            }
+        };
         Ok(Self { header, name: name.to_owned(), path, file, seed: header.seed() })
     }
 
@@ -114,9 +130,24 @@ impl Segment {
         }
     }
 
-    /// Wraps what the system said about this file.
+    /// Wraps what the system said about this file, or the damage that reading it came upon.
     pub(crate) fn io(&self, operation: &'static str, error: &io::Error) -> Error {
-        Error::io(operation, &self.path, error)
+        match Damage::of(error) {
+            // What is known to be good lies at least in the segments before this one.
+            Some(damage) => self.corruption(damage.offset, self.header.base_position - 1, damage.reason).into(),
+            None => Error::io(operation, &self.path, error),
+        }
+    }
+
+    /// Fills `buffer` as far as the file reaches or is whole.
+    pub(crate) fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<Bytes> {
+        let damage = match self.file.read_at(buffer, offset) {
+            Ok(read) => return Ok(Bytes { read, damage: None }),
+            Err(error) => Damage::of(&error).ok_or_else(|| self.io("read", &error))?,
+        };
+        let whole = usize::try_from(damage.offset.saturating_sub(offset)).unwrap_or(usize::MAX).min(buffer.len());
+        let read = if whole == 0 { 0 } else { self.file.read_at(&mut buffer[..whole], offset).map_err(|error| self.io("read", &error))? };
+        Ok(Bytes { read, damage: Some(damage) })
     }
 
     /// What lies behind the end of the chain, up to the end of the file.
@@ -126,12 +157,17 @@ impl Segment {
         let mut at = start;
         let mut bytes = vec![0; REST_BYTES];
         loop {
-            let read = self.file.read_at(&mut bytes, at).map_err(|error| self.io("read", &error))?;
+            let Bytes { read, damage } = self.read_at(&mut bytes, at)?;
             if let Some(last) = bytes[..read].iter().rposition(|byte| *byte != 0) {
                 rest.bytes = at + last as u64 + 1 - start;
             }
             for (_, header) in later_headers(&bytes[..read], self.header.salt) {
                 rest.note(&header);
+            }
+            if let Some(damage) = damage {
+                rest.bytes = damage.end - start;
+                at = damage.end;
+                continue;
             }
             if read < bytes.len() {
                 return Ok(rest);
@@ -139,6 +175,30 @@ impl Segment {
             // The next block repeats what a header across the border needs.
             at += bytes.len() as u64 - (frame_header::BYTES - FRAME_ALIGN) as u64;
         }
+    }
+}
+
+/// What reading has brought.
+pub(crate) struct Bytes {
+    /// How many bytes.
+    pub(crate) read: usize,
+    /// What kept it from going on, if it was not the end of the file.
+    pub(crate) damage: Option<Damage>,
+}
+
+/// The header of a new segment that goes on from `chain`.
+pub(crate) fn new_segment(store_id: Uuid, sequence: u64, epoch: u32, chain: &Chain, anchor: u32) -> SegmentHeader {
+    let salt = Uuid::new_v4().as_u64_pair();
+    SegmentHeader {
+        store_id,
+        salt: salt.0 ^ salt.1,
+        sequence,
+        generation: 0,
+        epoch,
+        base_lsn: chain.lsn,
+        base_position: chain.position,
+        anchor,
+        encoding: encoding::PLAIN,
     }
 }
 

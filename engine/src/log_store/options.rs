@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::indexing::Indexer;
 use super::{Inner, LogStore, registry};
 use crate::error::{Error, Result};
+use crate::log::compressed::{Compression, compress_closed};
 use crate::log::open::rebuild_manifest as rebuild;
 use crate::log::storage::Storage;
 use crate::log::storage::os::OsStorage;
@@ -205,4 +206,22 @@ pub(crate) fn existing(path: &Path) -> Result<OsStorage> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::configuration(format!("{path:?} does not exist"))),
         Err(error) => Err(Error::io("look up", path, &error)),
     }
+}
+
+/// Compresses every sealed segment of a store that is not open, where that pays. Each is decoded
+/// and compared with its original before it takes its place.
+///
+/// # Errors
+/// [`StoreLocked`](Error::StoreLocked), [`Corruption`](Error::Corruption) if a segment cannot be read,
+/// [`Configuration`](Error::Configuration) if there is no store, [`Io`](Error::Io). The store is as it was, or compressed in part.
+pub fn compress(path: impl AsRef<Path>) -> Result<Compression> {
+    compress_closed(&existing(path.as_ref())?)
+}
+
+/// [`compress`] of a store over any storage: how tests inject faults.
+///
+/// # Errors
+/// Those of [`compress`].
+pub fn compress_storage(storage: &dyn Storage) -> Result<Compression> {
+    compress_closed(storage)
 }

@@ -9,8 +9,9 @@ use crate::codec::BodyLayout;
 use crate::error::{Corruption, Error, Result};
 use crate::event::{Event, StreamKey, Timestamp};
 use crate::index::{Before, Location, Standing};
+use crate::log::compressed::Damage;
 use crate::log::format::{BODY_SEED, RecordEntry, checksum, record_entry};
-use crate::log::segment::Segment;
+use crate::log::segment::{Bytes, Segment};
 use crate::log::segments::Segments;
 use crate::log::sys;
 use crate::log::writer::Writer;
@@ -38,6 +39,8 @@ struct Block {
     bytes: Arc<[u8]>,
     /// How much of it the file has.
     length: usize,
+    /// Why it has no more, if it is not at its end.
+    damage: Option<Damage>,
 }
 
 /// Memory that a reader has read into before: filled again, once no event of it is held any more.
@@ -69,11 +72,16 @@ impl Block {
     fn read(segment: &Segment, start: u64, end: u64, buffers: &mut Buffers) -> Result<Self> {
         let length = usize::try_from(end - start).map_err(|_| Error::configuration("a record is larger than memory"))?;
         let mut bytes = buffers.take(length);
-        let length = match Arc::get_mut(&mut bytes) {
-            Some(buffer) => segment.file.read_at(&mut buffer[..length], start).map_err(|error| segment.io("read", &error))?,
-            None => 0,
+        let Bytes { read: length, damage } = match Arc::get_mut(&mut bytes) {
+            Some(buffer) => segment.read_at(&mut buffer[..length], start)?,
+            None => Bytes { read: 0, damage: None },
         };
-        Ok(Self { start, bytes, length })
+        Ok(Self { start, bytes, length, damage })
+    }
+
+    /// Why something of it cannot be read.
+    fn missing(&self, otherwise: &'static str) -> &'static str {
+        self.damage.map_or(otherwise, |damage| damage.reason)
     }
 
     /// Where `start..end` of the file lies in the block.
@@ -166,7 +174,7 @@ fn damaged(segment: &Segment, offset: u64, location: Location, reason: &str) -> 
 fn entry_at(segment: &Segment, location: Location, block: &Block) -> Result<(RecordEntry, (u64, u64))> {
     let at = segment.offset(location.lsn);
     let Some((start, length)) = block.range(at, at + record_entry::BYTES as u64) else {
-        return Err(damaged(segment, at, location, "the file ends before this record"));
+        return Err(damaged(segment, at, location, block.missing("the file ends before this record")));
     };
     let Some(entry) = RecordEntry::decode(&block.bytes[start..start + length], segment.seed) else {
         return Err(damaged(segment, at, location, "the record's entry does not match its checksum"));
@@ -179,7 +187,7 @@ fn entry_at(segment: &Segment, location: Location, block: &Block) -> Result<(Rec
 fn event(segment: &Segment, location: Location, entry: &RecordEntry, (from, to): (u64, u64), block: &Block) -> Result<Event> {
     let damaged = |reason: &str| damaged(segment, from, location, reason);
     let Some((start, length)) = block.range(from, to) else {
-        return Err(damaged("the file ends within this record"));
+        return Err(damaged(block.missing("the file ends within this record")));
     };
     if entry.flags != 0 {
         return Err(damaged("the record is stored in a way that only a newer release knows; open the store with that release"));

@@ -9,9 +9,9 @@ use crate::error::{Error, Result};
 use crate::log::format::{Kind, RecordEntry, SegmentHeader, TAIL_RESERVE, encode_seal, events_frame_bytes};
 use crate::log::frame::FrameContext;
 use crate::log::manifest::{MANIFEST, Manifest, ManifestSegment};
-use crate::log::open::{named, new_segment};
+use crate::log::open::named;
 use crate::log::recovery::Chain;
-use crate::log::segment::{FIRST_FRAME, Segment};
+use crate::log::segment::{FIRST_FRAME, Segment, new_segment};
 use crate::log::storage::{Space, Storage};
 use crate::log::watermark::{Mark, WATERMARK, Watermark};
 

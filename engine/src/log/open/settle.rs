@@ -4,11 +4,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{Found, OnDamage, Opening, Outcome, Settled, named, new_segment};
+use super::{Found, OnDamage, Opening, Outcome, Settled, named};
 use crate::error::{Error, Result};
+use crate::log::compressed::unpack;
+use crate::log::format::encoding;
 use crate::log::manifest::{MANIFEST, Manifest, ManifestSegment};
 use crate::log::recovery::Verdict;
-use crate::log::segment::{FIRST_FRAME, Segment, file_name};
+use crate::log::segment::{FIRST_FRAME, Segment, file_name, new_segment};
 use crate::log::storage::{Access, Space, StorageFile};
 use crate::log::watermark::{Mark, WATERMARK, Watermark};
 use crate::version::Position;
@@ -78,7 +80,10 @@ impl Opening<'_> {
 
     /// Moves everything behind the last good frame to quarantine, and forgets it in an order that can be repeated after a crash at any point.
     fn accept_loss(&self, found: &mut Found, epoch_floor: u32) -> Result<()> {
-        if let Some(last) = found.segments.last() {
+        let replaced = found.segments.last().filter(|last| last.header.encoding != encoding::PLAIN).map(|last| last.name.clone());
+        if let Some(name) = &replaced {
+            self.quarantine_copy(name)?;
+        } else if let Some(last) = found.segments.last() {
             self.quarantine_rest(last, found.chain.lsn, found.rest.bytes)?;
         }
         for (sequence, generation) in &found.lost {
@@ -95,14 +100,25 @@ impl Opening<'_> {
         let mut watermark = Watermark::open(self.storage, found.manifest.store_id).map_err(|error| self.io("open", WATERMARK, &error))?;
         watermark.write_durably(&mark).map_err(|error| self.io("write", WATERMARK, &error))?;
         if let Some(last) = found.segments.last_mut() {
-            let writable = Segment::attach(self.storage, &last.name, Access::Write)
-                .map_err(|problem| self.unattachable(&last.name, last.header.sequence, 0, problem))?;
+            let mut name = last.name.clone();
+            if last.header.encoding != encoding::PLAIN {
+                // What is compressed cannot be cut. What is good of it goes on as a plain generation, once the manifest names that.
+                let plain = unpack(self.storage, last, last.offset(found.chain.lsn))?;
+                plain.publish(self.storage).map_err(|error| self.io("name", &plain.name, &error))?;
+                name.clone_from(&plain.name);
+            }
+            let writable =
+                Segment::attach(self.storage, &name, Access::Write).map_err(|problem| self.unattachable(&name, last.header.sequence, 0, problem))?;
             cut(&writable, found.chain.lsn)?;
             *last = Arc::new(writable);
         } else {
             found.segments.push(Arc::new(self.first_segment(found, epoch_floor).map_err(|error| self.io("create a segment in", "", &error))?));
         }
-        manifest_of(found, epoch_floor).replace(self.storage).map_err(|error| self.io("write", MANIFEST, &error))
+        manifest_of(found, epoch_floor).replace(self.storage).map_err(|error| self.io("write", MANIFEST, &error))?;
+        match replaced {
+            Some(name) => self.storage.remove(&name).map_err(|error| self.io("remove", &name, &error)),
+            None => Ok(()),
+        }
     }
 
     /// A segment to go on with where none is left. No file has its name.
@@ -128,6 +144,20 @@ impl Opening<'_> {
             self.storage.sync_directory(QUARANTINE)
         };
         copy().map_err(|error| self.io("write", &name, &error))
+    }
+
+    /// Copies a whole file to quarantine as it is.
+    fn quarantine_copy(&self, name: &str) -> Result<()> {
+        let target = format!("{QUARANTINE}/{name}-{}", unix_micros());
+        let copy = || {
+            self.storage.create_folder(QUARANTINE)?;
+            let source = self.storage.open(name, Access::Read)?;
+            let copied = self.storage.create(&target)?;
+            copy_range(&*source, 0, source.length()?, |block, at| copied.write_at(block, at))?;
+            copied.sync()?;
+            self.storage.sync_directory(QUARANTINE)
+        };
+        copy().map_err(|error| self.io("write", &target, &error))
     }
 
     /// Moves a whole file to quarantine, if it is there.

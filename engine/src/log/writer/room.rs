@@ -9,9 +9,9 @@ use super::{Admitted, Decider, Guard, Mode, Point, State, Task, Waiting, Writer}
 use crate::error::{Error, Result};
 use crate::log::format::{Kind, TAIL_RESERVE, decode_seal, encode_seal, events_frame_bytes, frame_header, seal_body};
 use crate::log::manifest::{Manifest, swap};
-use crate::log::open::{named, new_segment};
+use crate::log::open::named;
 use crate::log::recovery::Chain;
-use crate::log::segment::{FIRST_FRAME, Segment, temporary_name};
+use crate::log::segment::{FIRST_FRAME, Segment, new_segment, temporary_name};
 use crate::log::storage::{Space, read_exact_at};
 use crate::log::watermark::{Mark, Watermark};
 
