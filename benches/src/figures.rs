@@ -1,5 +1,6 @@
 //! The figures to reach, each in a file of its own.
 
+pub mod compression;
 pub mod concurrent;
 pub mod memory;
 pub mod reading;

@@ -7,6 +7,7 @@ pub mod bare;
 pub mod crew;
 pub mod figures;
 pub mod measure;
+pub mod real;
 pub mod report;
 pub mod workload;
 
