@@ -182,7 +182,8 @@ fn damaged_in_the_middle() -> (BTreeMap<String, Vec<u8>>, Vec<Event>, usize) {
     let table = bytes.len() - 64 - 4096;
     let offset = u64::from_le_bytes(bytes[table + 32..table + 40].try_into().expect("8 bytes"));
     bytes[usize::try_from(offset).expect("small") + 20] ^= 4;
-    let Err(Error::Corruption(damage)) = open(&FaultyStorage::holding(&files, 1)) else { panic!("it is not found") };
+    let store = open_with(&FaultyStorage::holding(&files, 1), options().read_up_to_damage()).expect("opened");
+    let OpenOutcome::Damaged { damage, .. } = &store.open_report().outcome else { panic!("it is not found") };
     assert_eq!((damage.segment, damage.reason.contains("compressed block")), (1, true), "{damage}");
     assert!(damage.offset <= 4096 + 2 * (16 << 10) && damage.next_good_position.is_some(), "{damage}");
     let last_good = usize::try_from(damage.last_good_position.0).expect("small");

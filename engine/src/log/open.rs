@@ -1,12 +1,13 @@
 //! Opening a log: lock, manifest, segments, verdict, and what the verdict asks for.
 
+mod rebuild;
 mod settle;
 
-use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
+pub(crate) use rebuild::rebuild_manifest;
 use uuid::Uuid;
 
 use super::format::SegmentHeader;
@@ -123,56 +124,6 @@ fn open_locked(storage: &Arc<dyn Storage>, on_damage: OnDamage, visit: &mut Visi
     Ok((settled, Some(watermark)))
 }
 
-/// Writes a new manifest from what the segment files say of themselves. The old one is kept in quarantine.
-pub(crate) fn rebuild_manifest(storage: &dyn Storage) -> Result<()> {
-    with_lock(storage, || rebuild_manifest_locked(storage)).map(drop)
-}
-
-fn rebuild_manifest_locked(storage: &dyn Storage) -> Result<()> {
-    let opening = Opening { storage, on_damage: OnDamage::Refuse };
-    let mut names: Vec<(u64, u32)> = opening.list()?.iter().filter_map(|name| parse_name(name)).collect();
-    // Of several generations the latest: each was compared with the one before it when it was made.
-    names.sort_unstable_by_key(|(sequence, generation)| (*sequence, Reverse(*generation)));
-    names.dedup_by_key(|(sequence, _)| *sequence);
-    if names.is_empty() {
-        return Err(Error::configuration(format!("{:?} holds no segment files, so there is nothing to rebuild a manifest from", storage.path())));
-    }
-    let mut segments: Vec<ManifestSegment> = Vec::new();
-    let mut store_id = None;
-    let mut epoch = 0;
-    for (sequence, generation) in names {
-        let name = file_name(sequence, generation);
-        let segment =
-            Segment::attach(storage, &name, Access::Read).map_err(|problem| to_rebuild_without(opening.unattachable(&name, sequence, 0, problem)))?;
-        let header = segment.header;
-        if *store_id.get_or_insert(header.store_id) != header.store_id {
-            let damage = segment.corruption(0, 0, "the segment belongs to another store than the ones before it");
-            return Err(to_rebuild_without(damage.into()));
-        }
-        // Each by itself: whether they continue each other is judged when the store is opened.
-        let scan = segment.scan(&first_chain(&header), &mut |_, _| Ok(()))?;
-        segments.push(ManifestSegment {
-            sequence,
-            generation,
-            base_lsn: header.base_lsn,
-            base_position: header.base_position,
-            end_lsn: scan.seal.map(|_| scan.chain.lsn),
-        });
-        epoch = epoch.max(scan.chain.epoch);
-    }
-    opening.quarantine_file(MANIFEST)?;
-    let manifest = Manifest { store_id: store_id.unwrap_or_default(), epoch, segments };
-    manifest.replace(storage).map_err(|error| opening.io("write", MANIFEST, &error))
-}
-
-/// The error about a segment that keeps the manifest from being rebuilt.
-fn to_rebuild_without(mut error: Error) -> Error {
-    if let Error::Corruption(damage) = &mut error {
-        damage.remedy = Remedy::MoveAwayAndRebuild;
-    }
-    error
-}
-
 /// The chain that the first frame of a segment continues, as far as the segment says.
 pub(crate) fn first_chain(header: &SegmentHeader) -> Chain {
     Chain {
@@ -188,6 +139,8 @@ pub(crate) fn first_chain(header: &SegmentHeader) -> Chain {
 /// What the files were found to hold.
 struct Found {
     manifest: Manifest,
+    /// Sealed segments that were not read: their successor continues the last one's seal.
+    passed_over: Vec<ManifestSegment>,
     segments: Vec<Arc<Segment>>,
     chain: Chain,
     mark: Mark,
@@ -328,10 +281,12 @@ impl Opening<'_> {
                 Chain { lsn: first.base_lsn, position: first.base_position, checksum: 0, epoch: 0, commit_time: i64::MIN, durable_upto: 0 }
             });
         let mut unnamed: BTreeSet<(u64, u32)> = self.list()?.iter().filter_map(|name| parse_name(name)).collect();
+        let mut all_there = true;
         for segment in &manifest.segments {
-            unnamed.remove(&(segment.sequence, segment.generation));
+            all_there &= unnamed.remove(&(segment.sequence, segment.generation));
         }
         let mut found = Found {
+            passed_over: Vec::new(),
             segments: Vec::new(),
             chain: start,
             mark,
@@ -345,6 +300,10 @@ impl Opening<'_> {
         };
         let mut anchor = 0;
         let mut index = 0;
+        // Damage of sealed segments is found when they are read, or by going through all of them.
+        if all_there && self.on_damage == OnDamage::Refuse {
+            index = self.pass_over_sealed(&mut found, &mut anchor)?;
+        }
         loop {
             let Some(entry) = found.manifest.segments.get(index).copied() else {
                 // Everything named has been read. What a crash left between the rename and the manifest goes on from the seal.
@@ -394,6 +353,34 @@ impl Opening<'_> {
         }
     }
 
+    /// Goes to the end of the log without reading sealed segments, as far as the last one's seal is as it should be; how many are passed
+    /// over.
+    fn pass_over_sealed(&self, found: &mut Found, anchor: &mut u32) -> Result<usize> {
+        let named = &found.manifest.segments;
+        let sealed = named.iter().take_while(|segment| segment.end_lsn.is_some()).count();
+        if sealed == 0 || sealed + 1 < named.len() {
+            return Ok(0);
+        }
+        let last = named[sealed - 1];
+        let access = if sealed == named.len() { Access::Write } else { Access::Read };
+        let Ok(segment) = Segment::attach(self.storage, &file_name(last.sequence, last.generation), access) else { return Ok(0) };
+        let header = &segment.header;
+        let told = (header.store_id, header.sequence, header.generation, header.base_lsn, header.base_position);
+        if told != (found.manifest.store_id, last.sequence, last.generation, last.base_lsn, last.base_position) {
+            return Ok(0);
+        }
+        let Some((chain, seal)) = segment.seal(last.end_lsn.unwrap_or(0)).map_err(|error| segment.io("read", &error))? else { return Ok(0) };
+        found.chain = chain;
+        *anchor = seal.anchor;
+        found.passed_over = named[..sealed].to_vec();
+        if sealed == named.len() {
+            found.passed_over.pop();
+            found.last_is_sealed = true;
+            found.segments.push(Arc::new(segment));
+        }
+        Ok(sealed)
+    }
+
     /// The end of all segments, which a seal alone does not prove.
     fn check_end(found: &mut Found) {
         let evidence = Evidence { end: found.chain.lsn, watermark: found.mark.durable_lsn, ..Evidence::default() };
@@ -440,7 +427,7 @@ impl Opening<'_> {
             return Ok(false);
         }
         let segment = Arc::new(attached.map_err(|problem| self.unattachable(&name, named.sequence, last_good, problem))?);
-        if found.segments.is_empty() {
+        if found.segments.is_empty() && found.passed_over.is_empty() {
             found.chain.epoch = segment.header.epoch;
         }
         let Scan { chain, seal, stopped, newer } = segment.scan(&found.chain, visit)?;

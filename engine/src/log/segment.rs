@@ -5,8 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::compressed::{CompressedFile, Damage};
-use super::format::{FORMAT_VERSION, FRAME_ALIGN, FrameHeader, HeadProblem, SegmentHeader, encoding, frame_header, segment_header};
-use super::recovery::{Chain, later_headers};
+use super::format::{
+    FORMAT_VERSION, FRAME_ALIGN, FrameHeader, HeadProblem, Kind, SegmentHeader, decode_seal, encoding, frame_header, seal_body, segment_header,
+};
+use super::recovery::{Chain, Step, later_headers, step};
+use super::scan::Seal;
 use super::storage::{Access, Space, Storage, StorageFile};
 use crate::error::{Corruption, Error, Remedy, Result};
 use crate::version::Position;
@@ -128,6 +131,30 @@ impl Segment {
             reason: reason.into(),
             remedy: Remedy::ReadOrAcceptLoss,
         }
+    }
+
+    /// The seal that ends at an LSN where the file ends too, and the chain behind it; `None` if there is no such seal.
+    pub(crate) fn seal(&self, end_lsn: u64) -> io::Result<Option<(Chain, Seal)>> {
+        let mut bytes = [0; frame_header::BYTES + seal_body::BYTES];
+        let length = self.file.length()?;
+        let lsn = end_lsn.checked_sub(bytes.len() as u64).filter(|lsn| *lsn >= self.header.base_lsn && length == self.offset(end_lsn));
+        let Some(lsn) = lsn else { return Ok(None) };
+        if self.file.read_at(&mut bytes, self.offset(lsn))? < bytes.len() {
+            return Ok(None);
+        }
+        let Some(header) = FrameHeader::decode(&bytes, self.seed) else { return Ok(None) };
+        let before = Chain {
+            lsn,
+            position: header.base_position,
+            checksum: header.previous,
+            epoch: header.epoch,
+            commit_time: header.commit_time,
+            durable_upto: header.durable_upto,
+        };
+        let Step::Frame(frame) = step(&bytes, true, self.seed, &before) else { return Ok(None) };
+        let seal = decode_seal(frame.body()).map(|(anchor, end_position)| Seal { anchor, end_position });
+        let seal = seal.filter(|seal| header.kind == Kind::Seal as u8 && (seal.anchor, seal.end_position) == (before.checksum, before.position));
+        Ok(seal.map(|seal| (before.after(&header), seal)))
     }
 
     /// Wraps what the system said about this file, or the damage that reading it came upon.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use eventuali::storage::FaultyStorage;
-use eventuali::{Corruption, Durability, Error, Event, EventStore, LogStore, Result};
+use eventuali::{Corruption, Durability, Error, Event, EventStore, LogStore, OpenOutcome, Result};
 
 use crate::arrange::{many, one, open, open_with, options, read_all};
 
@@ -99,10 +99,19 @@ pub(crate) fn holding(files: &Files) -> FaultyStorage {
     FaultyStorage::holding(files, 0)
 }
 
-/// How opening these files is refused.
+/// How opening these files is refused; or, since opening reads no sealed segments, what going through all of them finds.
 #[track_caller]
 pub(crate) fn damage(files: &Files) -> Corruption {
-    damage_of(open(&holding(files)))
+    if let Err(error) = open(&holding(files)) {
+        return damage_of::<()>(Err(error));
+    }
+    match open_with(&holding(files), options(Durability::Sync).read_up_to_damage()) {
+        Ok(store) => match &store.open_report().outcome {
+            OpenOutcome::Damaged { damage, .. } => damage.clone(),
+            outcome => panic!("expected damage, not {outcome:?}"),
+        },
+        Err(error) => damage_of::<()>(Err(error)),
+    }
 }
 
 #[track_caller]

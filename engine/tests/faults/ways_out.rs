@@ -56,9 +56,12 @@ fn a_damaged_store_is_refused_and_left_as_it_is() {
     let (_, damaged) = damaged_stores();
     for (what, files) in damaged {
         let storage = holding(&files);
-        let first = damage_of(open(&storage));
+        // Sealed segments are not read when the store is opened: their damage is met by who reads them.
+        let met = || damage_of(open(&storage).and_then(|store| read_all(&store)));
+        let first = met();
+        assert!(damage(&files).segment <= first.segment, "{what}: {first}");
         assert_eq!(storage.files(), files, "{what}");
-        assert_eq!(damage_of(open(&storage)), first, "{what}");
+        assert_eq!(met(), first, "{what}");
     }
 }
 

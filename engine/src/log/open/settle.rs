@@ -191,7 +191,8 @@ fn manifest_of(found: &Found, epoch: u32) -> Manifest {
         (false, true) => Some(found.chain.lsn),
         (false, false) => None,
     };
-    let segments = found.segments.iter().enumerate().map(|(index, segment)| named(&segment.header, end(index))).collect();
+    let read = found.segments.iter().enumerate().map(|(index, segment)| named(&segment.header, end(index)));
+    let segments = found.passed_over.iter().copied().chain(read).collect();
     Manifest { store_id: found.manifest.store_id, epoch, segments }
 }
 

@@ -9,10 +9,15 @@ use parking_lot::MutexGuard;
 
 use super::group::Answers;
 use super::{Decider, Guard, Mode, Point, State, Writer};
-use crate::error::Result;
-use crate::log::format::Kind;
+use crate::error::{Error, Result};
+use crate::log::format::{Kind, encode_seal};
 use crate::log::frame::FrameContext;
+use crate::log::manifest::{Manifest, swap};
+use crate::log::open::named;
 use crate::log::watermark::Watermark;
+
+/// A segment that has grown to this is sealed at a clean close: it need not be read when the log is opened.
+const SEALED_AT_CLOSE_BYTES: u64 = 4 << 20;
 
 impl<D: Decider> Writer<D> {
     /// Has the commit thread look for work; starts it when it is needed for the first time.
@@ -110,7 +115,11 @@ impl<D: Decider> Writer<D> {
     fn finish(self: &Arc<Self>, core: &mut Guard<'_, D>) -> Result<()> {
         let segment = Arc::clone(&core.segment);
         let before = Point { lsn: core.chain.lsn, position: core.chain.position - 1 };
-        if core.wrote {
+        let is_sealed = core.sealed.last().is_some_and(|last| last.sequence == segment.header.sequence);
+        if core.wrote && !is_sealed && segment.offset(before.lsn) >= SEALED_AT_CLOSE_BYTES && self.seal_at_close(core)? {
+            return Ok(());
+        }
+        if core.wrote && !is_sealed {
             let mut bytes = Vec::new();
             let durable = FrameContext { durable_upto: before.lsn, ..core.context() };
             let checksum = durable.plain(&mut bytes, Kind::Close, &[]);
@@ -140,5 +149,46 @@ impl<D: Decider> Writer<D> {
             }
         }
         Ok(())
+    }
+
+    /// Seals the last segment, if there is space for the manifest that says so; the next one is begun by whoever appends again.
+    fn seal_at_close(self: &Arc<Self>, core: &mut Guard<'_, D>) -> Result<bool> {
+        let segment = Arc::clone(&core.segment);
+        let before = core.chain;
+        let durable = FrameContext { durable_upto: before.lsn, ..core.context() };
+        let mut seal = Vec::new();
+        let checksum = durable.plain(&mut seal, Kind::Seal, &encode_seal(before.checksum, before.position));
+        let end = Point { lsn: before.lsn + seal.len() as u64, position: before.position - 1 };
+        let mark = core.mark(end, end);
+        let sealed = named(&segment.header, Some(end.lsn));
+        let mut manifest = Manifest { store_id: self.store_id, epoch: core.chain.epoch, segments: core.sealed.clone() };
+        manifest.segments.push(sealed);
+        let prepared = MutexGuard::unlocked(core, || {
+            self.check_lock().and_then(|()| self.check_place()).map_err(|error| segment.io("close", &error))?;
+            Ok::<_, Error>(manifest.prepare(&*self.storage).is_ok())
+        })?;
+        if !prepared {
+            // What is left of it is removed by the next open.
+            return Ok(false);
+        }
+        core.extend(seal.len() as u64, 0, checksum);
+        MutexGuard::unlocked(core, || {
+            // The seal says that everything before it is on disk, so that comes first.
+            segment.file.sync()?;
+            let at = segment.offset(before.lsn);
+            segment.file.write_at(&seal, at)?;
+            segment.file.set_length(at + seal.len() as u64)?;
+            segment.file.sync()?;
+            swap(&*self.storage)?;
+            self.raise_watermark(&mark, Watermark::write_durably);
+            Ok(())
+        })
+        .map_err(|error: io::Error| segment.io("close", &error))?;
+        core.sealed.push(sealed);
+        core.durable = end;
+        core.visible = end;
+        self.publish(core);
+        core.decider.rolled(sealed, sealed.sequence + 1, before.position);
+        Ok(true)
     }
 }
