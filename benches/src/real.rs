@@ -1,5 +1,6 @@
 //! Real events, from files that stand beside the repository: see its `shared/data`, or the folder that `EVENTUALI_BENCH_DATA` names.
 
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -49,11 +50,11 @@ pub fn loans() -> Result<Vec<RealEvent>> {
             let (activity, lifecycle) = (text(line, "activity"), text(line, "lifecycle"));
             let mut payload = format!("{{\"resource\":{}", line["resource"]);
             let event_type = if let Some(item) = activity.strip_prefix("W_") {
-                payload += &format!(",\"item\":{}", Value::from(item));
+                write!(payload, ",\"item\":{}", Value::from(item))?;
                 format!("Work{lifecycle}")
             } else {
                 if activity == "A_SUBMITTED" {
-                    payload += &format!(",\"amount_requested\":{},\"registered_at\":{}", line["amount_requested"], line["registered_at"]);
+                    write!(payload, ",\"amount_requested\":{},\"registered_at\":{}", line["amount_requested"], line["registered_at"])?;
                 }
                 activity.to_owned()
             };

@@ -171,6 +171,7 @@ pub use error::{Corruption, Error, EventIdProblem, Remedy, Result};
 pub use event::{DataFormat, Event, EventData, EventMetadata, Json, NewEvent, StreamKey, Tag, Timestamp};
 pub use log::compressed::Compression;
 pub use log::storage;
+pub use log::storage::os::SealedReads;
 pub use log_store::{LogStore, OpenOptions, OpenOutcome, OpenReport, compress, compress_storage, rebuild_manifest};
 pub use progress::Progress;
 pub use store::{

@@ -89,7 +89,7 @@ def events(store: Path) -> Iterator[dict[str, Any]]:
             "<II16s8sQIIQQI", data, 8
         )
         check(readable_from <= 1, "the segment is of a newer version")
-        check(data[76:80] == bytes(4), "the segment is compressed, and the standard library knows no zstd before Python 3.14")
+        check(data[76:80] == bytes(4), "the segment is compressed, which this reader cannot undo")
         check(owner == store_id and told == [sequence, generation], "the segment is another one")
         check(
             (lsn_, position_, anchor_) == (base_lsn, base_position, anchor) == (lsn, position, anchor),

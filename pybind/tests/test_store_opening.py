@@ -3,7 +3,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -366,3 +366,21 @@ def test_a_config_that_is_constructed_directly_is_checked_as_well() -> None:
     interval: Any = 2.5
     with pytest.raises(ConfigurationError, match="whole number"):
         EventStoreConfig.embedded("./orders").with_durability("interval", ms=interval)
+
+
+@pytest.mark.parametrize("sealed_reads", ["read", "mapped"])
+async def test_sealed_segments_are_read_as_the_config_says(
+    tmp_path: Path, sealed_reads: Literal["read", "mapped"]
+) -> None:
+    config = EventStoreConfig.embedded(tmp_path / "store")
+    async with EventStore.create(config) as store, EventStore.create(config.with_sealed_reads("read")):
+        with pytest.raises(ConfigurationError, match="sealed_reads is Read there, Mapped was asked for"):
+            await EventStore.create(config.with_sealed_reads("mapped"))
+        assert await store.head() == 0
+    async with EventStore.create(config.with_sealed_reads(sealed_reads)) as store:
+        assert await store.head() == 0
+
+
+def test_another_way_to_read_sealed_segments_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="'read' or 'mapped', not 'mmap'"):
+        EventStoreConfig.embedded("./orders").with_sealed_reads("mmap")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

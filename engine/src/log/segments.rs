@@ -113,7 +113,7 @@ impl Shared {
             let reason = reason.to_owned();
             Corruption { path, segment: named.sequence, offset: 0, last_good_position, next_good_position: None, reason, remedy }
         };
-        let segment = match Segment::attach(&*self.storage, &name, Access::Read) {
+        let segment = match Segment::attach(&*self.storage, &name, Access::Sealed) {
             Ok(segment) => segment,
             Err(AttachProblem::Error(error)) => return Err(error),
             Err(AttachProblem::Missing) => return Err(damage("the manifest names this segment, but there is no such file").into()),

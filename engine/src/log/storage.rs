@@ -79,6 +79,8 @@ pub trait Storage: Send + Sync + 'static {
 pub enum Access {
     /// Reading only: the file is never changed.
     Read,
+    /// Reading a file that nobody changes or cuts any more, in whatever way the storage was asked for.
+    Sealed,
     /// Reading and writing.
     Write,
 }

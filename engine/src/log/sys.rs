@@ -1,6 +1,6 @@
 //! What the standard library lacks: handlers that run when the process forks.
 //!
-//! One of the two files with unsafe code.
+//! One of the two files with unsafe code; the other is `storage/os/mapped.rs`.
 #![expect(unsafe_code, reason = "fork handlers can only be registered with libc")]
 
 use std::os::fd::RawFd;

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::log::compressed::{Compression, compress_closed};
 use crate::log::open::rebuild_manifest as rebuild;
 use crate::log::storage::Storage;
-use crate::log::storage::os::OsStorage;
+use crate::log::storage::os::{OsStorage, SealedReads};
 use crate::store::Durability;
 use crate::version::Position;
 
@@ -27,6 +27,7 @@ pub struct OpenOptions {
     pub(super) accept_loss_after: Option<Position>,
     pub(super) read_up_to_damage: bool,
     pub(super) hot_bytes: u64,
+    pub(super) sealed_reads: SealedReads,
     pub(super) indexer: Indexer,
 }
 
@@ -38,6 +39,7 @@ impl Default for OpenOptions {
             accept_loss_after: None,
             read_up_to_damage: false,
             hot_bytes: 256 << 20,
+            sealed_reads: SealedReads::default(),
             indexer: Indexer::Thread,
         }
     }
@@ -61,6 +63,13 @@ impl OpenOptions {
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.segment_bytes = bytes;
+        self
+    }
+
+    /// How sealed segments are read; of a store in a directory.
+    #[must_use]
+    pub fn sealed_reads(mut self, sealed_reads: SealedReads) -> Self {
+        self.sealed_reads = sealed_reads;
         self
     }
 
@@ -113,7 +122,8 @@ impl OpenOptions {
             )));
         }
         let created = make_directory(&path)?;
-        let opened = registry::find_or_open(&path, &self, || Inner::open(Arc::new(OsStorage::new(path.clone())), &self));
+        let opened =
+            registry::find_or_open(&path, &self, || Inner::open(Arc::new(OsStorage::new(path.clone()).sealed_reads(self.sealed_reads)), &self));
         if opened.is_err() && created {
             // Only an empty directory can be removed: one that another process has begun to use meanwhile holds its lock.
             let _ = fs::remove_dir(&path);
@@ -138,6 +148,7 @@ impl OpenOptions {
             ("segment_bytes", open.segment_bytes.to_string(), self.segment_bytes.to_string()),
             ("accept_loss_after", position(open.accept_loss_after), position(self.accept_loss_after)),
             ("hot_bytes", open.hot_bytes.to_string(), self.hot_bytes.to_string()),
+            ("sealed_reads", format!("{:?}", open.sealed_reads), format!("{:?}", self.sealed_reads)),
             ("read_up_to_damage", open.read_up_to_damage.to_string(), self.read_up_to_damage.to_string()),
         ];
         let differing = compared.iter().filter(|(_, there, asked)| there != asked);

@@ -16,6 +16,7 @@ __all__ = ["EmbeddedConfig", "EventStoreConfig", "PostgresConfig", "SqlConfig", 
 _DEFAULT_INTERVAL_MS = 5
 _INTERVAL_MS_MAX = 2**64 - 1
 _DURABILITIES = ("sync", "interval", "os")
+_SEALED_READS = ("read", "mapped")
 
 
 class EventStoreConfig(ABC):
@@ -23,7 +24,7 @@ class EventStoreConfig(ABC):
 
     Example:
         >>> EventStoreConfig.embedded("./orders").with_durability("interval", ms=20)
-        EmbeddedConfig(path='./orders', durability='interval', interval_ms=20)
+        EmbeddedConfig(path='./orders', durability='interval', interval_ms=20, sealed_reads='read')
         >>> EventStoreConfig.sqlite("events.db").with_table_name("custom_events").with_lock_timeout(ms=500)
         SqliteConfig(path='events.db', table_name='custom_events', lock_timeout_ms=500)
         >>> EventStoreConfig.postgres("postgresql://app:s3cret@host:5432/events").with_max_connections(20)
@@ -102,12 +103,17 @@ class EmbeddedConfig(EventStoreConfig):
     interval_ms: int | None = None
     """With `"interval"`: after how many milliseconds at the latest everything is synced."""
 
+    sealed_reads: Literal["read", "mapped"] = "read"
+    """How finished segment files are read."""
+
     def __post_init__(self) -> None:
         require_path(self.path)
         if self.durability not in _DURABILITIES:
             raise ConfigurationError(
                 f"there is no durability {self.durability!r}: choose one of {', '.join(map(repr, _DURABILITIES))}"
             )
+        if self.sealed_reads not in _SEALED_READS:
+            raise ConfigurationError(f"sealed_reads is 'read' or 'mapped', not {self.sealed_reads!r}")
         interval: object = self.interval_ms
         if interval is None:
             return
@@ -126,9 +132,8 @@ class EmbeddedConfig(EventStoreConfig):
     @property
     @override
     def _options(self) -> dict[str, object]:
-        if self.durability == "interval":
-            return {"durability": self.interval_ms or _DEFAULT_INTERVAL_MS}
-        return {"durability": self.durability}
+        durability = (self.interval_ms or _DEFAULT_INTERVAL_MS) if self.durability == "interval" else self.durability
+        return {"durability": durability, "sealed_reads": self.sealed_reads}
 
     def with_durability(self, durability: Literal["sync", "interval", "os"], *, ms: int | None = None) -> Self:
         """What an acknowledged save has survived.
@@ -147,6 +152,22 @@ class EmbeddedConfig(EventStoreConfig):
         if durability == "interval" and ms is None:
             ms = _DEFAULT_INTERVAL_MS
         return replace(self, durability=durability, interval_ms=ms)
+
+    def with_sealed_reads(self, sealed_reads: Literal["read", "mapped"]) -> Self:
+        """How finished segment files are read. Every event is verified by its checksum either way.
+
+        - `"read"` (the default): by calls of the system. A file that another program cuts, and a disk that fails, raise an error.
+        - `"mapped"`: through memory maps, which makes reading everything somewhat faster. Where another program cuts a file,
+          or the disk cannot read a page, the system ends the interpreter: no `except` sees it.
+
+        Raises:
+            ConfigurationError: there is no such way.
+
+        Example:
+            >>> EventStoreConfig.embedded("./orders").with_sealed_reads("mapped").sealed_reads
+            'mapped'
+        """
+        return replace(self, sealed_reads=sealed_reads)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 use std::path::{Component, PathBuf};
 use std::time::Duration;
 
-use eventuali::{Durability, Error, Result};
+use eventuali::{Durability, Error, Result, SealedReads};
 use eventuali_sql::{Config, Synchronous};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -54,6 +54,7 @@ fn with_option(config: Config, name: &str, value: &Bound<'_, PyAny>) -> PyResult
     let refused = |error: Error| bridge::raise(value.py(), &error);
     Ok(match name {
         "durability" => config.durability(durability(value)?),
+        "sealed_reads" => config.sealed_reads(sealed_reads(value)?),
         "table_name" => config.table_name(&word(name, value)?).map_err(refused)?,
         "max_connections" => config.max_connections(u32::try_from(at_least(name, 1, value)?).unwrap_or(u32::MAX)),
         "acquire_timeout" => config.acquire_timeout(milliseconds(name, value)?),
@@ -70,6 +71,14 @@ fn durability(value: &Bound<'_, PyAny>) -> PyResult<Durability> {
         Ok(ms) => Ok(Durability::Interval(Duration::from_millis(ms))),
         Err(_) if value.extract::<&str>()? == "os" => Ok(Durability::Os),
         Err(_) => Ok(Durability::Sync),
+    }
+}
+
+fn sealed_reads(value: &Bound<'_, PyAny>) -> PyResult<SealedReads> {
+    match &*word("sealed_reads", value)? {
+        "read" => Ok(SealedReads::Read),
+        "mapped" => Ok(SealedReads::Mapped),
+        _ => Err(configuration(value.py(), &format!("sealed_reads is 'read' or 'mapped', not {}", value.repr()?))),
     }
 }
 

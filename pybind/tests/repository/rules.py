@@ -9,7 +9,7 @@ LINES_MAX = 800
 
 UNSAFE_FILES = {
     "engine/src/log/sys.rs",
-    "engine/src/log/mmap.rs",
+    "engine/src/log/storage/os/mapped.rs",
     "engine/tests/processes.rs",  # forking is unsafe, and this is the test that forks
 }
 LOG_MAY_IMPORT = {"error", "log", "version"}

@@ -17,6 +17,9 @@ mod platform;
 #[path = "os/windows.rs"]
 mod platform;
 
+mod mapped;
+
+use mapped::MappedFile;
 pub(crate) use platform::DirectoryId;
 use platform::{HeldLock, create_private_directory, is_at, is_linked, private, read_at, reserve, sync_directory, write_all_at};
 
@@ -28,12 +31,29 @@ const LOCK_BYTES: usize = 256;
 /// A directory of the file system. Files are made for their owner only.
 pub(crate) struct OsStorage {
     root: PathBuf,
+    sealed_reads: SealedReads,
+}
+
+/// How sealed segments of a store in a directory are read. The bytes are verified by the same checksums either way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SealedReads {
+    /// By calls of the system. A file that another program cuts, and a disk that fails, are errors.
+    #[default]
+    Read,
+    /// Through memory maps, which saves those calls. Where another program cuts a file, or the disk cannot read a page, the
+    /// system ends the process: its signal (`SIGBUS`) is not an error that anything can handle.
+    Mapped,
 }
 
 impl OsStorage {
     /// The store in an existing directory.
     pub(crate) fn new(root: PathBuf) -> Self {
-        Self { root }
+        Self { root, sealed_reads: SealedReads::default() }
+    }
+
+    /// The same, with sealed segments read so.
+    pub(crate) fn sealed_reads(self, sealed_reads: SealedReads) -> Self {
+        Self { sealed_reads, ..self }
     }
 
     /// Makes the directory of a new store, and its name durable.
@@ -82,6 +102,9 @@ impl Storage for OsStorage {
 
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
         let file = OpenOptions::new().read(true).write(access == Access::Write).open(self.root.join(name))?;
+        if (access, self.sealed_reads) == (Access::Sealed, SealedReads::Mapped) {
+            return Ok(Arc::new(MappedFile::map(&file)?));
+        }
         Ok(Arc::new(OsFile { file }))
     }
 
