@@ -23,7 +23,8 @@ use operation::{CloseOperation, Fresh, TaskOperation, TaskState};
 pub(crate) use options::existing;
 pub use options::{OpenOptions, compress, compress_storage, rebuild_manifest};
 use read::{LogReader, visible_tip};
-use sealed::{Sealed, index_name};
+use sealed::Sealed;
+pub(crate) use sealed::index_name;
 
 use crate::codec::Body;
 use crate::error::{Corruption, Error, Remedy, Result};
@@ -282,6 +283,11 @@ impl LogStore {
     #[must_use]
     pub fn open_report(&self) -> &OpenReport {
         &self.handle.inner.report
+    }
+
+    /// Where the store is, and whether it is there when this process has ended.
+    pub(crate) fn place(&self) -> Result<(Arc<dyn Storage>, bool)> {
+        self.usable().map(|writer| (Arc::clone(writer.storage()), self.handle.inner.persistent))
     }
 
     /// How much memory the index takes, in bytes.

@@ -1,20 +1,23 @@
-//! Looking after a store's files: [`verify`] reads everything and reports every damaged place, [`salvage`] writes what can
-//! be saved to a new store and lists what cannot.
+//! Looking after a store's files: [`backup`] copies an open store while it is written to, [`verify`] reads everything and
+//! reports every damaged place, [`salvage`] writes what can be saved to a new store and lists what cannot.
 //!
-//! Both leave the store as it is, byte for byte, and take no lock: they work on a closed store, on one that is damaged
-//! beyond opening, and on one that a writer is appending to.
+//! All leave the store as it is, byte for byte. [`verify`] and [`salvage`] take no lock: they work on a closed store, on
+//! one that is damaged beyond opening, and on one that a writer is appending to.
 //!
 //! ```
 //! use std::ops::ControlFlow;
 //!
-//! use eventuali::maintenance::{salvage, verify};
+//! use eventuali::maintenance::{backup, salvage, verify};
 //! use eventuali::{AppendBatch, EventStore, ExpectedVersion, LogStore, NewEvent};
 //!
 //! # let folder = tempfile::tempdir().expect("a temporary folder");
-//! # let (path, rescued) = (folder.path().join("orders"), folder.path().join("rescued"));
+//! # let (path, copy, rescued) = (folder.path().join("orders"), folder.path().join("copy"), folder.path().join("rescued"));
 //! let store = LogStore::open(&path)?;
 //! let placed = NewEvent::json("OrderPlaced", &serde_json::json!({"total": 120}))?;
 //! store.append(AppendBatch::one("order-42", "Order", ExpectedVersion::Any, vec![placed])).wait()?;
+//!
+//! let report = backup(&store, &copy, |_| ControlFlow::Continue(()))?; // others go on appending
+//! assert_eq!((report.events, report.complete), (1, true));
 //!
 //! let report = verify(&path, |_| ControlFlow::Continue(()))?; // while it is open
 //! assert!(report.is_sound());
@@ -25,6 +28,8 @@
 //! # Ok::<(), eventuali::Error>(())
 //! ```
 
+mod backup;
+mod digest;
 mod files;
 mod pipeline;
 mod rescue;
@@ -34,11 +39,13 @@ mod source;
 mod streams;
 mod survey;
 mod target;
+mod unfinished;
 mod verify;
 mod walk;
 
 use std::fmt;
 
+pub use backup::{BackupReport, backup, backup_storage};
 pub use salvage::{PositionRange, SalvageReport, StreamLoss, Transfer, salvage, salvage_storage};
 pub use verify::{VerifyReport, verify, verify_storage};
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// How far moving, verifying or salvaging has come.
+/// How far moving, verifying, salvaging or backing up has come.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Progress {
     /// The last position that is done.

@@ -11,6 +11,9 @@ pub(crate) const MANIFEST: &str = "MANIFEST";
 /// The name under which the next manifest is prepared.
 pub(crate) const MANIFEST_TMP: &str = "MANIFEST.tmp";
 
+/// The length of a segment's digest.
+pub(crate) const DIGEST_BYTES: usize = 32;
+
 /// The layout: a head, then an entry for each segment, then a checksum of all before it.
 pub(crate) mod layout {
     /// The first bytes of a manifest (8 bytes).
@@ -45,10 +48,10 @@ pub(crate) mod layout {
     pub(crate) const BASE_POSITION: usize = BASE_LSN + 8;
     /// In an entry: LSN behind its seal; 0 if it is not sealed (u64).
     pub(crate) const END_LSN: usize = BASE_POSITION + 8;
-    /// In an entry: digest of the segment; zeros where none was made (32 bytes).
+    /// In an entry: BLAKE3 of a sealed segment's frames without the seal; zeros where none was made (32 bytes).
     pub(crate) const DIGEST: usize = END_LSN + 8;
     /// Length of an entry.
-    pub(crate) const ENTRY_BYTES: usize = DIGEST + 32;
+    pub(crate) const ENTRY_BYTES: usize = DIGEST + super::DIGEST_BYTES;
     /// The largest manifest that is read.
     pub(crate) const BYTES_MAX: u64 = 64 << 20;
 }
@@ -70,6 +73,8 @@ pub(crate) struct ManifestSegment {
     pub(crate) base_position: u64,
     /// The LSN behind its seal; `None` for the segment that is written to.
     pub(crate) end_lsn: Option<u64>,
+    /// BLAKE3 of its frames, without the seal; `None` where none was made.
+    pub(crate) digest: Option<[u8; DIGEST_BYTES]>,
 }
 
 /// Why there is no manifest to go by.
@@ -100,7 +105,7 @@ impl Manifest {
             bytes.extend_from_slice(&segment.base_lsn.to_le_bytes());
             bytes.extend_from_slice(&segment.base_position.to_le_bytes());
             bytes.extend_from_slice(&segment.end_lsn.unwrap_or(0).to_le_bytes());
-            bytes.extend_from_slice(&[0; 32]);
+            bytes.extend_from_slice(&segment.digest.unwrap_or_default());
         }
         let sum = checksum(FILE_SEED, &bytes);
         bytes.extend_from_slice(&sum.to_le_bytes());
@@ -129,6 +134,7 @@ impl Manifest {
             base_lsn: u64_at(entry, layout::BASE_LSN),
             base_position: u64_at(entry, layout::BASE_POSITION),
             end_lsn: (u32_at(entry, layout::SEALED) == 1).then(|| u64_at(entry, layout::END_LSN)),
+            digest: entry[layout::DIGEST..].try_into().ok().filter(|digest| *digest != [0; DIGEST_BYTES]),
         };
         let segments: Vec<ManifestSegment> = entries.chunks_exact(layout::ENTRY_BYTES).take(count).map(segment).collect();
         if !segments.iter().all(|segment| is_plausible(segment.sequence, segment.base_lsn, segment.base_position)) {

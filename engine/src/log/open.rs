@@ -477,5 +477,6 @@ pub(crate) fn named(header: &SegmentHeader, end_lsn: Option<u64>) -> ManifestSeg
         base_lsn: header.base_lsn,
         base_position: header.base_position,
         end_lsn,
+        digest: None,
     }
 }

@@ -1,10 +1,8 @@
 //! Salvage: what can be saved goes to a new store, what cannot is listed.
 
 use std::collections::HashMap;
-use std::fs;
-use std::io;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use uuid::Uuid;
@@ -16,6 +14,7 @@ use super::rescue::Rescued;
 use super::streams::Streams;
 use super::survey::{Block, Item};
 use super::target::Target;
+use super::unfinished::Unfinished;
 use super::verify::{DAMAGE_MAX, verify_storage};
 use super::walk::frame_at;
 use crate::codec::Body;
@@ -23,13 +22,9 @@ use crate::error::{Corruption, Error, Remedy, Result};
 use crate::event::StreamKey;
 use crate::log::format::{FRAME_ALIGN, FrameHeader, Kind, RecordEntry, events_frame_room};
 use crate::log::storage::Storage;
-use crate::log::storage::os::{LOCK, OsStorage};
 use crate::log_store::existing;
 use crate::progress::Progress;
 use crate::version::Position;
-
-/// What follows the target's name while it is being written.
-const UNFINISHED: &str = ".salvage.tmp";
 
 /// A range of positions or versions, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,31 +100,10 @@ pub struct SalvageReport {
 /// [`StorageFull`](Error::StorageFull), [`Io`](Error::Io).
 pub fn salvage(path: impl AsRef<Path>, target: impl AsRef<Path>, progress: impl FnMut(&Progress) -> ControlFlow<()>) -> Result<SalvageReport> {
     let source = existing(path.as_ref())?;
-    let names = Names::of(&source.path(), target.as_ref())?;
+    let names = Unfinished::of("salvage", Some(&source.path()), target.as_ref())?;
     // Before anything is made: a path that leads to no store leaves no trace.
     Files::look(&source)?;
-    let storage = names.begin()?;
-    let mut lock = storage.lock()?;
-    names.clear(&storage)?;
-    let report = match salvage_storage(&source, &storage, progress) {
-        Ok(report) if report.complete => report,
-        ended => {
-            // Should that fail too, the next salvage does it.
-            let _ = names.clear(&storage);
-            lock.retract();
-            let _ = fs::remove_dir(&names.unfinished);
-            return ended;
-        }
-    };
-    if cfg!(windows) {
-        // A directory with open files cannot be renamed there.
-        drop(lock);
-        names.finish()?;
-    } else {
-        names.finish()?;
-        drop(lock);
-    }
-    Ok(report)
+    names.make(|storage| salvage_storage(&source, storage, progress), |report| report.complete)
 }
 
 /// Salvages the store in any storage to an empty one: how tests inject faults.
@@ -356,58 +330,5 @@ impl Salvaging<'_> {
             Some(run) if run.last + 1 == position => run.last = position,
             _ => self.report.kept.push(Transfer { first: position, last: position, new_first: self.report.events }),
         }
-    }
-}
-
-/// The names of a target while it is written and when it is finished.
-struct Names {
-    target: PathBuf,
-    unfinished: PathBuf,
-}
-
-impl Names {
-    fn of(source: &Path, target: &Path) -> Result<Self> {
-        let target = std::path::absolute(target).map_err(|error| Error::configuration(format!("{target:?} is no path of a store: {error}")))?;
-        if fs::symlink_metadata(&target).is_ok() {
-            return Err(Error::configuration(format!("{target:?} exists already; salvage writes a new store, so choose another path")));
-        }
-        let (Some(name), Some(parent)) = (target.file_name(), target.parent()) else {
-            return Err(Error::configuration(format!("{target:?} is no path of a new store; choose another")));
-        };
-        let look = |path: &Path| fs::canonicalize(path).map_err(|error| Error::io("look up", path, &error));
-        if !parent.is_dir() {
-            return Err(Error::configuration(format!("{target:?} cannot be created: its parent directory does not exist; create it first")));
-        }
-        if look(parent)?.starts_with(look(source)?) {
-            return Err(Error::configuration(format!(
-                "{target:?} lies within the store to be salvaged, which is left as it is; choose another path"
-            )));
-        }
-        let mut unfinished = name.to_owned();
-        unfinished.push(UNFINISHED);
-        Ok(Self { unfinished: parent.join(unfinished), target })
-    }
-
-    /// The directory to write to: a new one, or what an earlier salvage has left.
-    fn begin(&self) -> Result<OsStorage> {
-        match OsStorage::create_directory(&self.unfinished) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::io("create", &self.unfinished, &error)),
-            _ => Ok(OsStorage::new(self.unfinished.clone())),
-        }
-    }
-
-    /// Removes what an earlier salvage has left, all but its lock.
-    fn clear(&self, storage: &OsStorage) -> Result<()> {
-        let io = |error: io::Error| Error::io("clear", &self.unfinished, &error);
-        for name in storage.list("").map_err(io)?.into_iter().filter(|name| name != LOCK) {
-            storage.remove(&name).map_err(io)?;
-        }
-        Ok(())
-    }
-
-    fn finish(&self) -> Result<()> {
-        fs::rename(&self.unfinished, &self.target)
-            .and_then(|()| OsStorage::sync_parent(&self.target))
-            .map_err(|error| Error::io("finish", &self.target, &error))
     }
 }

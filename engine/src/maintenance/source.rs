@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::Damage;
+use crate::log::manifest::DIGEST_BYTES;
 use crate::log::segment::FIRST_FRAME;
 use crate::log::storage::StorageFile;
 use crate::version::Position;
@@ -18,6 +19,8 @@ pub(super) struct Source {
     pub(super) file: Arc<dyn StorageFile>,
     pub(super) seed: u32,
     pub(super) base_lsn: u64,
+    /// What the manifest says that its frames come to.
+    pub(super) digest: Option<[u8; DIGEST_BYTES]>,
 }
 
 impl Source {

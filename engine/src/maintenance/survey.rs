@@ -206,7 +206,8 @@ impl Surveyor<'_> {
                 self.chain.lsn = base_lsn;
                 self.chain.position = self.chain.position.max(place.base_position().unwrap_or(0));
                 self.anchor = None;
-                Some(Source { name: name.clone(), sequence: place.sequence, file, seed, base_lsn })
+                let digest = place.named.and_then(|named| named.digest);
+                Some(Source { name: name.clone(), sequence: place.sequence, file, seed, base_lsn, digest })
             }
             Err(reason) => {
                 let positions = (self.chain.position, ahead.position.unwrap_or(self.promised_position()));

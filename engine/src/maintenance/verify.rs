@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::Damage;
+use super::digest::Digests;
 use super::files::Files;
 use super::pipeline::run;
 use super::rescue::Rescued;
@@ -64,7 +65,7 @@ impl VerifyReport {
 }
 
 /// Reads every byte of the store in a directory and verifies every checksum, the chain of frames, seals, positions and
-/// versions, manifest against segments, and the watermark. It goes on behind damage, and reports every damaged place.
+/// versions, manifest against segments, the digests of a backup, and the watermark. It goes on behind damage, and reports every damaged place.
 ///
 /// It takes no lock and changes nothing. What a writer has appended behind the durable mark of the watermark is counted
 /// where it is whole and judged only where something later proves that it was on disk. `progress` is told from time to
@@ -92,6 +93,9 @@ pub fn verify_storage(storage: &dyn Storage, mut progress: impl FnMut(&Progress)
         let last_position = last_position.map(|last| last.max(position));
         Ok(progress(&Progress { position, last_position, events, elapsed: start.elapsed() }))
     })?;
+    if surveyed.is_some() {
+        verifying.end_of_segment();
+    }
     let mut report = verifying.report;
     if let Some(surveyed) = surveyed {
         report.segments = surveyed.segments;
@@ -109,10 +113,15 @@ struct Verifying {
     streams: Streams<u64>,
     /// How many events lie in damaged places so far: a stream's versions may skip as many.
     lost: u64,
+    digests: Digests,
 }
 
 impl Verifying {
     fn take_in(&mut self, block: &Block) {
+        if self.digests.is_of_another(block) {
+            self.end_of_segment();
+        }
+        self.digests.take_in(block);
         for item in &block.items {
             match (item, &block.source) {
                 (Item::Damage(damage), _) => self.report.note(damage.clone()),
@@ -121,6 +130,12 @@ impl Verifying {
                 // Frames and records come from a file.
                 (Item::Frame { .. } | Item::Records(_), None) => {}
             }
+        }
+    }
+
+    fn end_of_segment(&mut self) {
+        if let Some(damage) = self.digests.end_of_segment() {
+            self.report.note(damage);
         }
     }
 

@@ -3,6 +3,7 @@
 //! `EVENTUALI_SOAK=1` runs many times as many rounds.
 
 mod arrange;
+mod backing_up;
 mod bits;
 mod every_operation;
 mod files;

@@ -42,6 +42,7 @@ fn rebuild_manifest_locked(storage: &dyn Storage) -> Result<()> {
             base_lsn: header.base_lsn,
             base_position: header.base_position,
             end_lsn: scan.seal.map(|_| scan.chain.lsn),
+            digest: None,
         });
         epoch = epoch.max(scan.chain.epoch);
     }

@@ -1,0 +1,91 @@
+//! The directory of a new store, which gets its name only when the store is complete.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::log::storage::Storage;
+use crate::log::storage::os::{LOCK, OsStorage};
+
+/// The names of a new store's directory: while it is written, and when it is finished.
+pub(super) struct Unfinished {
+    target: PathBuf,
+    unfinished: PathBuf,
+}
+
+impl Unfinished {
+    /// The names for what `maker` writes to `target`, which must not exist yet, nor lie within the store that it is made from.
+    pub(super) fn of(maker: &str, source: Option<&Path>, target: &Path) -> Result<Self> {
+        let target = std::path::absolute(target).map_err(|error| Error::configuration(format!("{target:?} is no path of a store: {error}")))?;
+        if fs::symlink_metadata(&target).is_ok() {
+            return Err(Error::configuration(format!("{target:?} exists already; {maker} writes a new store, so choose another path")));
+        }
+        let (Some(name), Some(parent)) = (target.file_name(), target.parent()) else {
+            return Err(Error::configuration(format!("{target:?} is no path of a new store; choose another")));
+        };
+        let look = |path: &Path| fs::canonicalize(path).map_err(|error| Error::io("look up", path, &error));
+        if !parent.is_dir() {
+            return Err(Error::configuration(format!("{target:?} cannot be created: its parent directory does not exist; create it first")));
+        }
+        if let Some(source) = source
+            && look(parent)?.starts_with(look(source)?)
+        {
+            return Err(Error::configuration(format!(
+                "{target:?} lies within the store that it is made from, which is left as it is; choose another path"
+            )));
+        }
+        let mut unfinished = name.to_owned();
+        unfinished.push(format!(".{maker}.tmp"));
+        Ok(Self { unfinished: parent.join(unfinished), target })
+    }
+
+    /// Has `write` write the new store, and gives it its name if it is complete. If not, nothing is left.
+    pub(super) fn make<T>(&self, write: impl FnOnce(&OsStorage) -> Result<T>, is_complete: impl FnOnce(&T) -> bool) -> Result<T> {
+        let storage = self.begin()?;
+        let mut lock = storage.lock()?;
+        self.clear(&storage)?;
+        let written = match write(&storage) {
+            Ok(written) if is_complete(&written) => written,
+            ended => {
+                // Should that fail too, the next attempt does it.
+                let _ = self.clear(&storage);
+                lock.retract();
+                let _ = fs::remove_dir(&self.unfinished);
+                return ended;
+            }
+        };
+        if cfg!(windows) {
+            // A directory with open files cannot be renamed there.
+            drop(lock);
+            self.finish()?;
+        } else {
+            self.finish()?;
+            drop(lock);
+        }
+        Ok(written)
+    }
+
+    /// The directory to write to: a new one, or what an earlier attempt has left.
+    fn begin(&self) -> Result<OsStorage> {
+        match OsStorage::create_directory(&self.unfinished) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::io("create", &self.unfinished, &error)),
+            _ => Ok(OsStorage::new(self.unfinished.clone())),
+        }
+    }
+
+    /// Removes what an earlier attempt has left, all but its lock.
+    fn clear(&self, storage: &OsStorage) -> Result<()> {
+        let io = |error: io::Error| Error::io("clear", &self.unfinished, &error);
+        for name in storage.list("").map_err(io)?.into_iter().filter(|name| name != LOCK) {
+            storage.remove(&name).map_err(io)?;
+        }
+        Ok(())
+    }
+
+    fn finish(&self) -> Result<()> {
+        fs::rename(&self.unfinished, &self.target)
+            .and_then(|()| OsStorage::sync_parent(&self.target))
+            .map_err(|error| Error::io("finish", &self.target, &error))
+    }
+}
