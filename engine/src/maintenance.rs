@@ -31,6 +31,7 @@
 mod backup;
 mod digest;
 mod files;
+mod indexes;
 mod pipeline;
 mod rescue;
 mod salvage;

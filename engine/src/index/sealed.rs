@@ -1,13 +1,14 @@
 //! The index of one sealed segment: where its events are, which streams, types and ids it has.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "nothing reads a whole index file yet"))]
 mod check;
+mod compare;
 #[cfg(test)]
 pub(crate) mod tests;
 mod write;
 
 use std::sync::OnceLock;
 
+pub(crate) use compare::{EventRead, Logged};
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -94,7 +95,7 @@ pub(crate) mod stream {
     pub(crate) const HASH: usize = 0;
     /// Version of its first event in this segment (u64).
     pub(crate) const FIRST_VERSION: usize = HASH + 8;
-    /// Sequence of the newest earlier segment with events under this hash; 0 if there is none (u64).
+    /// Sequence of the newest earlier segment with events of the stream; 0 if there is none (u64).
     pub(crate) const PREVIOUS_SEGMENT: usize = FIRST_VERSION + 8;
     /// Number of its aggregate type (u32).
     pub(crate) const AGGREGATE_TYPE: usize = PREVIOUS_SEGMENT + 8;
@@ -177,7 +178,7 @@ pub(crate) struct StreamEntry {
     pub(crate) count: u32,
     /// Where the numbers of its events begin.
     pub(crate) slots_at: u32,
-    /// Sequence of the newest earlier segment with events of any stream of this hash; 0 if there is none.
+    /// Sequence of the newest earlier segment with events of the stream; 0 if there is none.
     pub(crate) previous_segment: u64,
 }
 
@@ -390,7 +391,6 @@ impl SealedIndex {
     }
 
     /// The name of an aggregate type.
-    #[cfg_attr(not(test), expect(dead_code, reason = "a stream's last event tells its type"))]
     pub(crate) fn aggregate_type(&self, number: u32) -> Result<String, IndexProblem> {
         self.aggregate_type_in(number, &mut [Page::new(), Page::new()])
     }

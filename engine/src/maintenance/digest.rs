@@ -14,14 +14,6 @@ pub(super) struct Digests {
 }
 
 impl Digests {
-    /// Whether a block is of another segment than the one that is under way.
-    pub(super) fn is_of_another(&self, block: &Block) -> bool {
-        match (&self.under_way, &block.source) {
-            (Some((source, _)), Some(other)) => !Arc::ptr_eq(source, other),
-            _ => false,
-        }
-    }
-
     /// Takes in the frames of a block.
     pub(super) fn take_in(&mut self, block: &Block) {
         let Some(source) = block.source.as_ref().filter(|source| source.digest.is_some()) else { return };

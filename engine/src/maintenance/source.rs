@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::Damage;
+use crate::index::sealed::Identity;
 use crate::log::manifest::DIGEST_BYTES;
 use crate::log::segment::FIRST_FRAME;
 use crate::log::storage::StorageFile;
@@ -21,6 +22,8 @@ pub(super) struct Source {
     pub(super) base_lsn: u64,
     /// What the manifest says that its frames come to.
     pub(super) digest: Option<[u8; DIGEST_BYTES]>,
+    /// What its index file must say of itself, if it is sealed. An end position of 0: that of its last event tells.
+    pub(super) indexed_as: Option<Identity>,
 }
 
 impl Source {

@@ -8,7 +8,9 @@ use super::rescue::Rescued;
 use super::seed::{find_seed, salt_in};
 use super::source::{Source, Unreadable, damage};
 use crate::error::{Error, Result};
+use crate::index::sealed::Identity;
 use crate::log::format::{FrameHeader, SegmentHeader, segment_seed};
+use crate::log::manifest::ManifestSegment;
 use crate::log::recovery::Chain;
 use crate::log::segment::{Segment, file_name};
 use crate::log::storage::{Access, Storage};
@@ -203,11 +205,12 @@ impl Surveyor<'_> {
         };
         match found {
             Ok((file, name, seed, base_lsn)) => {
+                let indexed_as = place.header().zip(place.named).and_then(|(header, named)| indexed_as(header, &named, ahead));
                 self.chain.lsn = base_lsn;
                 self.chain.position = self.chain.position.max(place.base_position().unwrap_or(0));
                 self.anchor = None;
                 let digest = place.named.and_then(|named| named.digest);
-                Some(Source { name: name.clone(), sequence: place.sequence, file, seed, base_lsn, digest })
+                Some(Source { name: name.clone(), sequence: place.sequence, file, seed, base_lsn, digest, indexed_as })
             }
             Err(reason) => {
                 let positions = (self.chain.position, ahead.position.unwrap_or(self.promised_position()));
@@ -257,4 +260,18 @@ impl Surveyor<'_> {
         self.tell(damage(&last.name, Some(last.sequence), 0, None, positions, reason));
         self.chain.position = self.chain.position.max(positions.1);
     }
+}
+
+/// What the index file of a segment must say of itself; nothing if it is not sealed.
+fn indexed_as(header: &SegmentHeader, named: &ManifestSegment, ahead: &Ahead) -> Option<Identity> {
+    Some(Identity {
+        store_id: header.store_id,
+        sequence: header.sequence,
+        generation: header.generation,
+        salt: header.salt,
+        base_lsn: header.base_lsn,
+        end_lsn: named.end_lsn?,
+        base_position: header.base_position,
+        end_position: ahead.position.unwrap_or(0),
+    })
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::Damage;
 use super::digest::Digests;
 use super::files::Files;
+use super::indexes::Reading;
 use super::pipeline::run;
 use super::rescue::Rescued;
 use super::source::Source;
@@ -16,6 +17,7 @@ use super::walk::frame_at;
 use crate::codec::Body;
 use crate::error::Result;
 use crate::event::StreamKey;
+use crate::index::sealed::EventRead;
 use crate::log::format::{FrameHeader, Kind, RecordEntry};
 use crate::log::storage::Storage;
 use crate::log_store::existing;
@@ -65,7 +67,8 @@ impl VerifyReport {
 }
 
 /// Reads every byte of the store in a directory and verifies every checksum, the chain of frames, seals, positions and
-/// versions, manifest against segments, the digests of a backup, and the watermark. It goes on behind damage, and reports every damaged place.
+/// versions, manifest against segments, the digests of a backup, index files against segments, and the watermark. It goes on
+/// behind damage, and reports every damaged place. An index file that is missing is no damage: it is made again from its segment.
 ///
 /// It takes no lock and changes nothing. What a writer has appended behind the durable mark of the watermark is counted
 /// where it is whole and judged only where something later proves that it was on disk. `progress` is told from time to
@@ -86,15 +89,16 @@ pub fn verify_storage(storage: &dyn Storage, mut progress: impl FnMut(&Progress)
     let start = Instant::now();
     let files = Files::look(storage)?;
     let last_position = files.last_position();
-    let mut verifying = Verifying::default();
+    let mut verifying =
+        Verifying { storage, report: VerifyReport::default(), streams: Streams::default(), lost: 0, reading: None, digests: Digests::default() };
     let surveyed = run(storage, files, &mut |block| {
-        verifying.take_in(block);
+        verifying.take_in(block)?;
         let VerifyReport { events, last_position: Position(position), .. } = verifying.report;
         let last_position = last_position.map(|last| last.max(position));
         Ok(progress(&Progress { position, last_position, events, elapsed: start.elapsed() }))
     })?;
     if surveyed.is_some() {
-        verifying.end_of_segment();
+        verifying.end_segment()?;
     }
     let mut report = verifying.report;
     if let Some(surveyed) = surveyed {
@@ -106,37 +110,66 @@ pub fn verify_storage(storage: &dyn Storage, mut progress: impl FnMut(&Progress)
     Ok(report)
 }
 
+/// How far a stream has come.
 #[derive(Default)]
-struct Verifying {
+struct Known {
+    version: u64,
+    /// The segment with its last event, and its number among the streams there.
+    segment: u64,
+    number: u32,
+}
+
+struct Verifying<'a> {
+    storage: &'a dyn Storage,
     report: VerifyReport,
-    /// The version of each stream.
-    streams: Streams<u64>,
+    streams: Streams<Known>,
     /// How many events lie in damaged places so far: a stream's versions may skip as many.
     lost: u64,
+    /// The segment that is being read.
+    reading: Option<Reading>,
     digests: Digests,
 }
 
-impl Verifying {
-    fn take_in(&mut self, block: &Block) {
-        if self.digests.is_of_another(block) {
-            self.end_of_segment();
+impl Verifying<'_> {
+    fn take_in(&mut self, block: &Block) -> Result<()> {
+        if let Some(source) = &block.source
+            && !self.reading.as_ref().is_some_and(|reading| reading.is_of(source))
+        {
+            self.end_segment()?;
+            self.reading = Some(Reading::begin(self.storage, source));
         }
         self.digests.take_in(block);
         for item in &block.items {
             match (item, &block.source) {
-                (Item::Damage(damage), _) => self.report.note(damage.clone()),
+                (Item::Damage(damage), _) => self.damaged(damage.clone()),
                 (Item::Frame { start, header }, Some(source)) => self.frame(source, header, &block.bytes, *start),
                 (Item::Records(rescued), Some(source)) => self.rescued(source, rescued),
                 // Frames and records come from a file.
                 (Item::Frame { .. } | Item::Records(_), None) => {}
             }
         }
+        Ok(())
     }
 
-    fn end_of_segment(&mut self) {
+    /// Notes damage of the segment that is being read.
+    fn damaged(&mut self, damage: Damage) {
+        self.report.note(damage);
+        if let Some(reading) = &mut self.reading {
+            reading.is_damaged();
+        }
+    }
+
+    /// Compares the digest and the index file of the segment that was read with what was read.
+    fn end_segment(&mut self) -> Result<()> {
         if let Some(damage) = self.digests.end_of_segment() {
             self.report.note(damage);
         }
+        if let Some(reading) = self.reading.take()
+            && let Some(damage) = reading.finish(self.storage)?
+        {
+            self.report.note(damage);
+        }
+        Ok(())
     }
 
     fn frame(&mut self, source: &Source, header: &FrameHeader, bytes: &[u8], start: usize) {
@@ -146,32 +179,41 @@ impl Verifying {
         }
         for (at, entry, body) in frame_at(bytes, start, header).records() {
             let place = || source.offset(header.lsn) + (at + entry.body_offset as usize) as u64;
-            self.event(source, header.base_position + u64::from(entry.position_delta), &entry, body, place);
+            self.event(source, header.base_position + u64::from(entry.position_delta), (&entry, header.lsn + at as u64), body, place);
         }
     }
 
     fn rescued(&mut self, source: &Source, rescued: &Rescued) {
         for record in rescued.records.iter().filter(|record| record.is_whole) {
-            self.event(source, record.position, &record.entry, &rescued.bytes[record.body.clone()], || record.offset);
+            self.event(source, record.position, (&record.entry, 0), &rescued.bytes[record.body.clone()], || record.offset);
         }
     }
 
-    /// Takes in an event whose checksums match.
-    fn event(&mut self, source: &Source, position: u64, entry: &RecordEntry, body: &[u8], offset: impl Fn() -> u64) {
+    /// Takes in an event whose checksums match; its entry comes with its LSN.
+    fn event(&mut self, source: &Source, position: u64, (entry, lsn): (&RecordEntry, u64), body: &[u8], offset: impl Fn() -> u64) {
         let next = self.report.last_position.0 + 1;
         self.lost = self.lost.saturating_add(position.saturating_sub(next));
         self.report.last_position = Position(position);
         self.report.events += 1;
         let fail = |reason: &str| source.damage(offset(), Some(u64::from(entry.body_bytes)), (position, position + 1), reason);
-        let names = match Body::parse(body) {
-            Ok((_, names)) => names,
-            Err(reason) => return self.report.note(fail(reason)),
+        let (body, names) = match Body::parse(body) {
+            Ok(parsed) => parsed,
+            Err(reason) => return self.damaged(fail(reason)),
         };
-        let version = self.streams.get(&StreamKey { tenant: names.tenant, aggregate_id: names.aggregate_id });
-        let follows = entry.version.checked_sub(*version + 1).is_some_and(|skipped| skipped <= self.lost);
-        *version = entry.version.max(*version).min(u64::MAX - 1);
+        let key = StreamKey { tenant: names.tenant, aggregate_id: names.aggregate_id };
+        let known = self.streams.get(&key);
+        let follows = entry.version.checked_sub(known.version + 1).is_some_and(|skipped| skipped <= self.lost);
+        known.version = entry.version.max(known.version).min(u64::MAX - 1);
+        if let Some(logged) = self.reading.as_mut().and_then(Reading::logged) {
+            if known.segment != source.sequence {
+                let previous_segment = (self.lost == 0).then_some(known.segment);
+                known.number = logged.add_stream(&key, names.aggregate_type, entry.version, previous_segment);
+            }
+            logged.push(&EventRead { id: body.id(), event_type: names.event_type, lsn, stream: known.number });
+        }
+        known.segment = source.sequence;
         if !follows {
-            self.report.note(fail("the event's version does not follow from the one before it"));
+            self.damaged(fail("the event's version does not follow from the one before it"));
         }
     }
 }

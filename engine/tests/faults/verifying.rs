@@ -111,6 +111,33 @@ fn a_damaged_or_missing_manifest_is_told_and_the_segments_are_read_all_the_same(
 }
 
 #[test]
+fn a_damaged_index_file_is_told_with_the_way_out_and_a_missing_one_is_none() {
+    const INDEX: &str = "000000001.g0.idx";
+    let (files, events) = three_segments();
+    assert!(files.contains_key(INDEX));
+    let mut damaged: Vec<Files> = (0..files[INDEX].len() * 8).step_by(1009).map(|bit| flip(&files, INDEX, bit)).collect();
+    let mut cut = files.clone();
+    cut.get_mut(INDEX).expect("it is there").truncate(5000);
+    let mut of_another = files.clone();
+    of_another.insert(INDEX.to_owned(), files["000000002.g0.idx"].clone());
+    damaged.extend([cut, of_another]);
+    for damaged in damaged {
+        let report = verified(&damaged);
+        let [damage] = &report.damage[..] else { panic!("{:?}", report.damage) };
+        assert_eq!((damage.file.as_str(), damage.segment, damage.first_position), (INDEX, Some(1), None));
+        assert!(damage.reason.starts_with("the index file is damaged: ") && damage.reason.contains("delete this file"), "{damage}");
+        assert_eq!((report.events, report.segments), (events.len() as u64, 3));
+        let mut mended = damaged.clone();
+        mended.remove(INDEX);
+        assert!(verified(&mended).is_sound());
+    }
+    // It does not stand in the way of what is wrong with the segment.
+    let report = verified(&flip(&flip(&files, INDEX, 5000 * 8), FIRST, 5000 * 8));
+    let told: Vec<_> = report.damage.iter().map(|damage| damage.file.as_str()).collect();
+    assert_eq!(told, [FIRST, INDEX]);
+}
+
+#[test]
 fn a_watermark_that_is_missing_or_damaged_is_told() {
     let (files, events) = three_segments();
     let mut missing = files.clone();
