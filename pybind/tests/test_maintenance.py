@@ -1,15 +1,28 @@
-"""Verify and salvage: what is damaged is found, what is whole is saved."""
+"""Backup, verify and salvage: what is stored is copied, what is damaged is found, what is whole is saved."""
 
 import asyncio
 import inspect
+import os
 from pathlib import Path
 
 import pytest
 
 import eventuali.maintenance
 import eventuali.sync
-from eventuali import ConfigurationError, CorruptionError
-from eventuali.maintenance import Damage, KeptRange, LostRange, Progress, SalvageReport, VerifyReport, salvage, verify
+from eventuali import ConfigurationError, CorruptionError, StoreClosedError
+from eventuali import EventStore as AsyncEventStore
+from eventuali.maintenance import (
+    BackupReport,
+    Damage,
+    KeptRange,
+    LostRange,
+    Progress,
+    SalvageReport,
+    VerifyReport,
+    backup,
+    salvage,
+    verify,
+)
 from eventuali.sync import EventStore
 from eventuali.sync import maintenance as blocking
 from tests.counting import Counted, Counter
@@ -44,7 +57,7 @@ def contents(path: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in path.iterdir()}
 
 
-@pytest.mark.parametrize("name", ["verify", "salvage"])
+@pytest.mark.parametrize("name", ["backup", "verify", "salvage"])
 def test_both_shells_have_the_same_signatures(name: str) -> None:
     one, other = getattr(eventuali.maintenance, name), getattr(eventuali.sync.maintenance, name)
     assert inspect.iscoroutinefunction(one)
@@ -152,3 +165,91 @@ def test_the_command_finds_damage_and_salvages(damaged: Path, tmp_path: Path) ->
     assert command("check", tmp_path / "saved").returncode == 0
     assert command("salvage", damaged, tmp_path / "saved").returncode == 2
     assert command("check", tmp_path / "missing").returncode == 2
+
+
+def test_an_open_store_is_backed_up_while_it_is_written_to(tmp_path: Path) -> None:
+    async def main() -> tuple[list[BackupReport], int]:
+        async with await AsyncEventStore.create(tmp_path / "orders") as store:
+            stop = asyncio.Event()
+
+            async def write(name: str) -> None:
+                while not stop.is_set():
+                    await store.append(name, [Counted(by=1)], aggregate_type=Counter)
+
+            writers = [asyncio.create_task(write(name)) for name in "abcd"]
+            await store.append("first", [Counted(by=1)], aggregate_type=Counter)
+            copied = [await backup(store, tmp_path / f"copy-{number}") for number in range(4)]
+            stop.set()
+            await asyncio.gather(*writers)
+            return copied, await store.head()
+
+    copied, head = asyncio.run(main())
+    assert head >= copied[-1].position
+    assert [report.position for report in copied] == sorted(report.position for report in copied)
+    for number, report in enumerate(copied):
+        assert report.complete
+        found = blocking.verify(tmp_path / f"copy-{number}")
+        assert (found.sound, found.events, found.last_position) == (True, report.events, report.position)
+        with EventStore.create(tmp_path / f"copy-{number}") as copy:
+            assert copy.head() == report.position
+            assert copy.load(Counter, "first").total == 1
+
+
+def test_a_backup_is_the_store_at_that_moment(orders: Path, tmp_path: Path) -> None:
+    with EventStore.create(orders) as store:
+        one = blocking.backup(store, tmp_path / "one")
+        store.append("a", [Counted(by=1)], aggregate_type=Counter)
+        with EventStore.create(tmp_path / "one") as copy:
+            assert (one.events, one.position, copy.head(), store.head()) == (10, 10, 10, 11)
+            assert [event.event_id for event in copy.read_all()] == [event.event_id for event in store.read_all()][:10]
+    named = blocking.backup(orders, tmp_path / "two")
+    assert (named.events, named.store_id, len(named.digest)) == (11, one.store_id, 64)
+
+
+def test_a_store_in_memory_is_backed_up(tmp_path: Path) -> None:
+    with EventStore.create("memory://") as store:
+        store.append("a", [Counted(by=7)], aggregate_type=Counter)
+        blocking.backup(store, tmp_path / "copy")
+    with EventStore.create(tmp_path / "copy") as copy:
+        assert copy.load(Counter, "a").total == 7
+
+
+def test_what_cannot_be_backed_up_is_refused_and_leaves_nothing(orders: Path, tmp_path: Path) -> None:
+    with EventStore.create(orders) as store:
+        with pytest.raises(ConfigurationError, match="exists already"):
+            blocking.backup(store, orders)
+        with pytest.raises(ConfigurationError, match="within"):
+            blocking.backup(store, orders / "copy")
+        with pytest.raises(TypeError, match="progress"):
+            blocking.backup(store, tmp_path / "copy", progress=3)  # type: ignore[arg-type]
+        stopped = blocking.backup(store, tmp_path / "copy", progress=lambda _: False)
+        assert stopped.complete == (tmp_path / "copy").exists()
+    with pytest.raises(StoreClosedError):
+        blocking.backup(store, tmp_path / "late")
+    with pytest.raises(ConfigurationError, match="there is no store"):
+        blocking.backup(tmp_path / "missing", tmp_path / "late")
+    with EventStore.create("sqlite://:memory:") as database, pytest.raises(ConfigurationError, match="its own tools"):
+        blocking.backup(database, tmp_path / "late")
+    assert not (tmp_path / "late").exists()
+
+
+def test_a_damaged_store_is_not_backed_up(orders: Path, tmp_path: Path) -> None:
+    with EventStore.create(orders) as store:
+        segment = bytearray((orders / SEGMENT).read_bytes())
+        segment[segment.index(b'{"by":4}') + 6] ^= 1
+        (orders / SEGMENT).write_bytes(segment)
+        with pytest.raises(CorruptionError, match="salvage"):
+            blocking.backup(store, tmp_path / "copy")
+    assert [path.name for path in tmp_path.iterdir()] == ["orders"]
+
+
+def test_the_command_backs_up(orders: Path, tmp_path: Path) -> None:
+    ran = command("backup", orders, tmp_path / "copy")
+    assert (ran.returncode, ran.stdout.startswith(f"copied 10 events to {tmp_path / 'copy'}")) == (0, True), ran.stderr
+    assert command("check", tmp_path / "copy").returncode == 0
+    assert command("backup", orders, tmp_path / "copy").returncode == 2
+    with EventStore.create(orders):
+        locked = command("backup", orders, tmp_path / "other")
+    assert locked.returncode == 1
+    assert f"is open for writing in process {os.getpid()}" in locked.stderr
+    assert not (tmp_path / "other").exists()

@@ -91,7 +91,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="eventuali",
-        description="Moves the history of an event store, and proves that it arrived; finds damage, and saves what can be saved.",
+        description="Moves the history of an event store, and proves that it arrived; copies stores, finds damage, and saves what can be saved.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -134,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         "TARGET",
     )
     other.description = "Moves the events of an application of the Python library eventsourcing, which keeps them in SQLite or Postgres."
+    files("backup", "copy a store to a new directory, and verify the copy", _backup, "PATH", "TARGET")
     files("check", "read every byte of a store's files, and name every damaged place", _check, "PATH")
     files("salvage", "write what can be saved of a damaged store to a new one", _salvage, "PATH", "TARGET")
     return parser
@@ -144,6 +145,8 @@ _HELP = {
     "TARGET": "the store that they go to; made if it is not there",
     "verify TARGET": "the store that is compared with it",
     "PATH": "the directory of a store; it is left as it is, and may be in use",
+    "backup PATH": "the directory of a store; it is opened for as long as that takes",
+    "backup TARGET": "the directory of the copy, which must not exist yet",
     "salvage TARGET": "the directory of the new store, which must not exist yet",
     "FILE": "a file of JSON lines; - is standard output or input",
     "APPLICATION": "the database of the application: sqlite://application.db or postgresql://user@host:5432/database",
@@ -236,6 +239,17 @@ def _import_other(options: argparse.Namespace, screen: "Screen") -> int:
         screen.end()
         _tell(moved, target, begun)
         return 0
+
+
+def _backup(options: argparse.Namespace, screen: "Screen") -> int:
+    begun = time.monotonic()
+    copied = maintenance.backup(options.path, options.target, progress=screen.progress("backup"))
+    screen.end()
+    print(
+        f"copied {copied.events:,} events to {options.target}{_speed(copied.events, begun)}: "
+        f"{copied.segments:,} segments, {copied.bytes:,} bytes; position {copied.position:,}, digest {copied.digest}"
+    )
+    return 0
 
 
 def _check(options: argparse.Namespace, screen: "Screen") -> int:

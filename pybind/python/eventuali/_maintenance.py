@@ -9,12 +9,39 @@ from uuid import UUID
 from typing_extensions import override
 
 from eventuali import _eventuali
-from eventuali._moves import carried_out
-from eventuali._moving import AwaitableReport, require_report
+from eventuali._moves import Opened, carried_out
+from eventuali._moving import AnyStore, AwaitableReport, require_report
 from eventuali._places import require_path
 
 Directory: TypeAlias = str | os.PathLike[str]
 """The path of a store's directory."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class BackupReport:
+    """What a backup holds."""
+
+    store_id: UUID
+    """The id of the store, which the backup keeps."""
+
+    events: int
+    """How many events it holds."""
+
+    position: int
+    """Its last event."""
+
+    segments: int
+    """How many segments it consists of."""
+
+    bytes: int
+    """How many bytes of segments were written."""
+
+    digest: str
+    """BLAKE3 over the digests of all segments in their order, in hexadecimal digits."""
+
+    complete: bool
+    """Whether it was finished; `False` if `progress` has stopped it, and then there is no backup."""
 
 
 @final
@@ -217,6 +244,17 @@ def _directory(path: Directory) -> Path:
     directory = os.fspath(path) if isinstance(path, os.PathLike) else path
     require_path(directory)
     return Path(directory).expanduser()
+
+
+async def backup(
+    store: AnyStore, target: Directory, progress: AwaitableReport | None, *, blocking: bool
+) -> BackupReport:
+    """Copies an open store."""
+    require_report(progress)
+    directory = _directory(target)
+    async with Opened(store, is_source=True, blocking=blocking) as core:
+        move = _eventuali.start_backup(core, directory, blocking)
+        return BackupReport(*await carried_out(move, progress, blocking=blocking))
 
 
 async def verify(path: Directory, progress: AwaitableReport | None, *, blocking: bool) -> VerifyReport:

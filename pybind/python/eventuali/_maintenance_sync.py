@@ -1,11 +1,27 @@
 """Looking after the files of a store, for plain synchronous code: the functions of `eventuali.maintenance` without `await`."""
 
 from eventuali import _maintenance
-from eventuali._maintenance import Directory, SalvageReport, VerifyReport
+from eventuali._maintenance import BackupReport, Directory, SalvageReport, VerifyReport
 from eventuali._moves import finished
-from eventuali._moving import Report
+from eventuali._moving import AnyStore, Report
 
-__all__ = ["salvage", "verify"]
+__all__ = ["backup", "salvage", "verify"]
+
+
+def backup(store: AnyStore, target: Directory, *, progress: Report | None = None) -> BackupReport:
+    """Copies a store that is open to a directory, up to a position that is on disk, while others go on appending.
+
+    Example:
+        >>> import tempfile
+        >>> from eventuali.event import UserRegistered
+        >>> from eventuali.sync import EventStore, maintenance
+        >>> with tempfile.TemporaryDirectory() as folder, EventStore.create(f"{folder}/users") as store:
+        ...     ada = UserRegistered(user_id="u-1", email="ada@example.org")
+        ...     receipt = store.append("user-1", [ada], aggregate_type="User")
+        ...     print(maintenance.backup(store, f"{folder}/copy").events)
+        1
+    """
+    return finished(_maintenance.backup(store, target, progress, blocking=True))
 
 
 def verify(path: Directory, *, progress: Report | None = None) -> VerifyReport:

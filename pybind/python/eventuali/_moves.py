@@ -42,8 +42,8 @@ async def export(source: AnyStore, target: AnyStore, progress: AwaitableReport |
     """Moves what is durable in `source` and not in `target` yet."""
     require_report(progress)
     async with (
-        _Opened(source, is_source=True, blocking=blocking) as here,
-        _Opened(target, is_source=False, blocking=blocking) as there,
+        Opened(source, is_source=True, blocking=blocking) as here,
+        Opened(target, is_source=False, blocking=blocking) as there,
     ):
         return moved(await carried_out(_eventuali.start_export(here, there, blocking), progress, blocking=blocking))
 
@@ -52,8 +52,8 @@ async def verify(source: AnyStore, target: AnyStore, progress: AwaitableReport |
     """Compares everything that two stores hold."""
     require_report(progress)
     async with (
-        _Opened(source, is_source=True, blocking=blocking) as here,
-        _Opened(target, is_source=True, blocking=blocking) as there,
+        Opened(source, is_source=True, blocking=blocking) as here,
+        Opened(target, is_source=True, blocking=blocking) as there,
     ):
         return verified(await carried_out(_eventuali.start_verify(here, there, blocking), progress, blocking=blocking))
 
@@ -63,7 +63,7 @@ async def export_json_lines(
 ) -> Moved:
     """Writes every durable event as JSON lines."""
     require_report(progress)
-    async with _Opened(source, is_source=True, blocking=blocking) as here:
+    async with Opened(source, is_source=True, blocking=blocking) as here:
         with lines_written_to(file) as (written, keep):
             move = _eventuali.start_export_lines(here, written.write, blocking)
             done = moved(await carried_out(move, progress, blocking=blocking))
@@ -78,7 +78,7 @@ async def import_json_lines(
     """Moves the events of JSON lines into a store."""
     require_report(progress)
     with lines_read_from(file) as read:
-        async with _Opened(target, is_source=False, blocking=blocking) as there:
+        async with Opened(target, is_source=False, blocking=blocking) as there:
             move = _eventuali.start_import_lines(read.read, there, blocking)
             return moved(await carried_out(move, progress, blocking=blocking))
 
@@ -88,7 +88,7 @@ async def import_eventsourcing(
 ) -> Moved:
     """Moves the events of an application of the `eventsourcing` library into a store."""
     require_report(progress)
-    async with _Opened(target, is_source=False, blocking=blocking) as there:
+    async with Opened(target, is_source=False, blocking=blocking) as there:
         move = _eventuali.start_import_eventsourcing(address, table, there, blocking)
         return moved(await carried_out(move, progress, blocking=blocking))
 
@@ -99,7 +99,7 @@ class MirrorParts:
 
     __slots__ = ("_core", "_opened")
 
-    def __init__(self, core: MirrorCore, opened: tuple["_Opened", ...], /) -> None:
+    def __init__(self, core: MirrorCore, opened: tuple["Opened", ...], /) -> None:
         self._core = core
         self._opened = opened
 
@@ -118,8 +118,8 @@ class MirrorParts:
 
 async def start_mirror(source: AnyStore, target: AnyStore, *, blocking: bool) -> MirrorParts:
     """Begins to follow `source`."""
-    here = _Opened(source, is_source=True, blocking=blocking)
-    there = _Opened(target, is_source=False, blocking=blocking)
+    here = Opened(source, is_source=True, blocking=blocking)
+    there = Opened(target, is_source=False, blocking=blocking)
     try:
         cores = (await here.open(), await there.open())
         return MirrorParts(await _settled(_eventuali.start_mirror(*cores, blocking)), (here, there))
@@ -130,7 +130,7 @@ async def start_mirror(source: AnyStore, target: AnyStore, *, blocking: bool) ->
 
 
 @final
-class _Opened:
+class Opened:
     """The core of an open store, or of one that is opened for a while."""
 
     __slots__ = ("_blocking", "_core", "_is_source", "_store")

@@ -1,7 +1,8 @@
-"""Looking after the files of a store in a directory: `verify` finds every damaged place, `salvage` saves what can be saved.
+"""Looking after a store: `backup` copies it, `verify` finds every damaged place, `salvage` saves what can be saved.
 
-Both leave the store as it is, byte for byte, and take no lock: they work on a closed store, on one that is damaged beyond
-opening, and on one that a process is writing to. Without asyncio: `from eventuali.sync import maintenance`.
+All leave the store as it is, byte for byte. `backup` copies an open store while others go on appending. `verify` and `salvage` take
+no lock: they work on a closed store, on one that is damaged beyond opening, and on one that a process is writing to.
+Without asyncio: `from eventuali.sync import maintenance`.
 
 Example:
     >>> import asyncio, tempfile
@@ -13,16 +14,20 @@ Example:
     ...         await store.append("user-1", [ada], aggregate_type="User")
     ...         found = await maintenance.verify(f"{folder}/users")
     ...         print(found.sound, found.events)
+    ...         copied = await maintenance.backup(store, f"{folder}/copy")
+    ...         print(copied.events, copied.position)
     ...     saved = await maintenance.salvage(f"{folder}/users", f"{folder}/saved")
     ...     print(saved.events, saved.lost)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     asyncio.run(main(folder))
     True 1
+    1 1
     1 ()
 """
 
 from eventuali import _maintenance
 from eventuali._maintenance import (
+    BackupReport,
     Damage,
     Directory,
     KeptRange,
@@ -31,9 +36,10 @@ from eventuali._maintenance import (
     StreamLoss,
     VerifyReport,
 )
-from eventuali._moving import AwaitableReport, Progress
+from eventuali._moving import AnyStore, AwaitableReport, Progress
 
 __all__ = [
+    "BackupReport",
     "Damage",
     "KeptRange",
     "LostRange",
@@ -41,9 +47,31 @@ __all__ = [
     "SalvageReport",
     "StreamLoss",
     "VerifyReport",
+    "backup",
     "salvage",
     "verify",
 ]
+
+
+async def backup(store: AnyStore, target: Directory, *, progress: AwaitableReport | None = None) -> BackupReport:
+    """Copies a store that is open to a directory, up to a position that is on disk, while others go on appending.
+
+    The copy is a whole store with the same store id, every frame of which was read again and verified; `verify` compares its sealed
+    segments with their digests. It has its name when it is complete and on disk; until then it is beside it, and a later backup
+    removes what one that was killed has left. A store in memory can be copied to a directory too.
+
+    Args:
+        store: an open store, or the directory of one, which is then opened for as long as it takes.
+        target: the directory of the copy, which must not exist yet.
+        progress: told from time to time how far it is; `False` stops it, and leaves nothing.
+
+    Raises:
+        ConfigurationError: the store is a database, or there is none, or the target exists, or it lies within the store.
+        StoreLockedError: the store is named, and another process has it open; or the same target is being written.
+        CorruptionError: the store is damaged.
+        StorageFullError: there is no room for the copy.
+    """
+    return await _maintenance.backup(store, target, progress, blocking=False)
 
 
 async def verify(path: Directory, *, progress: AwaitableReport | None = None) -> VerifyReport:

@@ -1,12 +1,15 @@
 //! Looking after a store's files, in the thread of a move.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use eventuali::maintenance::{Damage, PositionRange, SalvageReport, StreamLoss, Transfer, VerifyReport, salvage, verify};
+use eventuali::Error;
+use eventuali::maintenance::{BackupReport, Damage, PositionRange, SalvageReport, StreamLoss, Transfer, VerifyReport, backup, salvage, verify};
+use eventuali_sql::Store;
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 
-use super::{Outcome, PyMove};
+use super::{Outcome, PyEventStore, PyMove};
 
 type DamageParts = (String, Option<u64>, u64, Option<u64>, Option<u64>, Option<u64>, String, String);
 
@@ -71,6 +74,24 @@ pub(super) fn salvaged(py: Python<'_>, report: &SalvageReport) -> PyResult<Py<Py
         report.complete,
     )
         .into_py_any(py)
+}
+
+/// What a backup holds, for Python.
+pub(super) fn backed_up(py: Python<'_>, report: &BackupReport) -> PyResult<Py<PyAny>> {
+    (report.store_id, report.events, report.position.0, report.segments, report.bytes, &report.digest, report.complete).into_py_any(py)
+}
+
+#[pyfunction]
+pub(crate) fn start_backup(py: Python<'_>, store: &PyEventStore, target: PathBuf, blocking: bool) -> PyResult<PyMove> {
+    let handle = Arc::clone(&store.handle);
+    PyMove::begin(py, blocking, move |shared| {
+        let Store::Embedded(store) = handle.kind() else {
+            let place = handle.place();
+            let message = format!("{place} is a database: back it up with its own tools, or move its history to a store in a directory with export");
+            return Err(Error::Configuration { message }.into());
+        };
+        Ok(Outcome::BackedUp(backup(store, target, |progress| shared.report(progress))?))
+    })
 }
 
 #[pyfunction]
