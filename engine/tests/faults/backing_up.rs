@@ -1,14 +1,16 @@
 //! A backup holds every event up to one durable position, whatever goes on meanwhile, or it is no store.
 
 use std::fs;
+use std::io;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use eventuali::maintenance::{BackupReport, backup, backup_storage, verify, verify_storage};
-use eventuali::storage::{Failure, Fault, FaultyStorage};
-use eventuali::{Durability, Error, Event, EventStore, LogStore, OpenOptions, OpenOutcome, ReadAll, compress, compress_storage};
+use eventuali::storage::{Access, Failure, Fault, FaultyStorage, Lock, Storage, StorageFile};
+use eventuali::{Durability, Error, Event, EventStore, LogStore, OpenOptions, OpenOutcome, ReadAll, Result, compress, compress_storage};
 
 use crate::arrange::{SEGMENT_BYTES, many, one, open, read_all, rounds};
 use crate::files::{FIRST, Files, MANIFEST, SECOND, WATERMARK, flip, forge, frames, holding, three_segments};
@@ -225,6 +227,77 @@ fn writers_go_on_while_backups_are_made() {
     }
 }
 
+/// A disk on which something happens just before the manifest is read.
+struct Eventful {
+    disk: FaultyStorage,
+    before_the_manifest: Arc<Mutex<Option<Happening>>>,
+}
+
+type Happening = Box<dyn FnOnce() + Send>;
+
+impl Storage for Eventful {
+    fn path(&self) -> PathBuf {
+        self.disk.path()
+    }
+
+    fn lock(&self) -> Result<Box<dyn Lock>> {
+        self.disk.lock()
+    }
+
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
+        let happening = self.before_the_manifest.lock().expect("whole").take_if(|_| name == MANIFEST);
+        if let Some(happening) = happening {
+            happening();
+        }
+        self.disk.open(name, access)
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
+        self.disk.create(name)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.disk.remove(name)
+    }
+
+    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        self.disk.list(folder)
+    }
+
+    fn create_folder(&self, folder: &str) -> io::Result<()> {
+        self.disk.create_folder(folder)
+    }
+
+    fn sync_directory(&self, folder: &str) -> io::Result<()> {
+        self.disk.sync_directory(folder)
+    }
+}
+
+#[test]
+fn what_is_appended_when_the_backup_has_begun_is_not_in_it_even_if_the_segment_is_sealed_meanwhile() {
+    for (appended, sealed) in [(vec![10], false), (vec![10, 60_000], true), (vec![60_000, 60_000, 60_000], true)] {
+        let (disk, before_the_manifest) = (FaultyStorage::new(0), Arc::new(Mutex::new(None)));
+        let storage = Eventful { disk: disk.clone(), before_the_manifest: Arc::clone(&before_the_manifest) };
+        let store = OpenOptions::new().segment_bytes(SEGMENT_BYTES).open_storage(Arc::new(storage)).expect("created");
+        store.append(many("a", 3, 5000)).wait().expect("stored");
+        let events = read_all(&store).expect("readable");
+        let writer = store.clone();
+        *before_the_manifest.lock().expect("whole") = Some(Box::new(move || {
+            for payload_bytes in appended {
+                writer.append(one("b", payload_bytes)).wait().expect("stored");
+            }
+        }) as Happening);
+        let (report, target) = backed_up(&store);
+        assert_eq!(disk.files().contains_key(SECOND), sealed);
+        assert_eq!((report.events, report.segments), (3, 1));
+        judge("sealed meanwhile", &target, &report, &events);
+    }
+}
+
 fn names_in(path: &Path) -> Vec<String> {
     let entries = fs::read_dir(path).expect("readable").map(|entry| entry.expect("readable"));
     let mut names: Vec<String> = entries.map(|entry| entry.file_name().into_string().expect("text")).collect();
@@ -274,6 +347,6 @@ fn a_store_in_memory_is_backed_up_to_a_directory() {
     let report = backup(&store, directory.path().join("copy"), on).expect("backed up");
     assert_eq!(report.events, 3);
     let copy = LogStore::open(directory.path().join("copy")).expect("it opens");
-    let copied: Vec<Event> = copy.read_all(ReadAll::new()).collect::<eventuali::Result<_>>().expect("readable");
+    let copied: Vec<Event> = copy.read_all(ReadAll::new()).collect::<Result<_>>().expect("readable");
     assert!(copied == read_all(&store).expect("readable"));
 }
