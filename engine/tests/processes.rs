@@ -5,11 +5,13 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use eventuali::maintenance::{backup, verify};
 use eventuali::{
     AppendBatch, Durability, Error, EventData, EventStore, ExpectedVersion, LogStore, NewEvent, OpenOptions, ReadAll, ReadStream, Result,
 };
@@ -329,6 +331,65 @@ fn everything_acknowledged_survives_kill_9_once_and_in_order() {
     let is_segment = |entry: &fs::DirEntry| entry.path().extension().is_some_and(|end| end == "seg");
     let segments = fs::read_dir(directory.path()).expect("readable").filter(|entry| entry.as_ref().is_ok_and(is_segment));
     assert!(segments.count() > 3, "the log has rolled over");
+}
+
+fn back_up_until_killed(directory: &Path) {
+    let store = open(&directory.join("store")).expect("opened");
+    let writer = store.clone();
+    thread::spawn(move || {
+        loop {
+            writer.append(one("a", "written meanwhile", 500)).wait().expect("stored");
+        }
+    });
+    say("open");
+    loop {
+        let target = directory.join("copy");
+        let report = backup(&store, &target, |_| ControlFlow::Continue(())).expect("backed up");
+        fs::rename(&target, directory.join(format!("copy-of-{}", report.events))).expect("renamed");
+        say("copied");
+    }
+}
+
+#[test]
+fn a_backup_that_is_killed_is_whole_or_no_store_and_is_cleared_away_by_the_next() {
+    if let Some(directory) = role() {
+        return back_up_until_killed(&directory);
+    }
+    let rounds = if std::env::var_os("EVENTUALI_SOAK").is_some() { 1000 } else { 25 };
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (source, remains) = (directory.path().join("store"), directory.path().join("copy.backup.tmp"));
+    open(&source).expect("created").append(many("b", &vec!["before".to_owned(); 500], 400)).wait().expect("stored");
+    let (mut whole, mut unfinished) = (0, 0);
+    for round in 0..rounds {
+        let mut role = Role::of("a_backup_that_is_killed_is_whole_or_no_store_and_is_cleared_away_by_the_next", directory.path());
+        role.expect("open");
+        if round % 5 == 0 {
+            role.expect("copied");
+        }
+        // How far it comes differs from round to round.
+        thread::sleep(Duration::from_micros(round * 7919 % 61_000));
+        role.kill();
+        if remains.join("MANIFEST").exists() {
+            // It comes last: all is there but the name.
+            assert!(verify(&remains, |_| ControlFlow::Continue(())).expect("read").is_sound(), "round {round}");
+        } else if remains.exists() {
+            unfinished += 1;
+        }
+        for entry in fs::read_dir(directory.path()).expect("readable") {
+            let path = entry.expect("readable").path();
+            if path != source && path != remains {
+                assert!(verify(&path, |_| ControlFlow::Continue(())).expect("read").is_sound(), "round {round}");
+                fs::remove_dir_all(&path).expect("removed");
+                whole += 1;
+            }
+        }
+        let store = open(&source).expect("it opens");
+        let report = backup(&store, directory.path().join("copy"), |_| ControlFlow::Continue(())).expect("backed up");
+        assert!(!remains.exists(), "round {round}");
+        assert_eq!(report.position, store.head().wait().expect("told"));
+        fs::remove_dir_all(directory.path().join("copy")).expect("removed");
+    }
+    assert!(whole > 0 && unfinished > 0, "{whole} were whole, {unfinished} unfinished");
 }
 
 /// Every acknowledged batch is there, whole, once and in order; what else is there is whole too.
