@@ -71,6 +71,7 @@ fn every_layout_of_an_index_is_documented_as_it_is() {
     assert_eq!(layout("### Segment index: id"), fields!(sealed::id: HASH 8, SLOT 4));
     assert_eq!(layout("### Segment index: aggregate type"), fields!(sealed::aggregate_type: TEXT 4, TEXT_BYTES 4));
     assert_eq!(layout("### Run: identity"), fields!(run::identity: STORE_ID 16, FIRST_SEGMENT 8, LAST_SEGMENT 8, MEMBERS 8));
+    assert_eq!(layout("### Run: summary"), fields!(run::summary: SMALLEST_ID 16, LARGEST_ID 16));
     assert_eq!(layout("### Run: stream"), fields!(run::stream: HASH 8, NEWEST_SEGMENT 8));
     assert_eq!(layout("### Segment index: kind"), fields!(sealed::kind: AGGREGATE_TYPE 4, COUNT 4, TEXT 4, TEXT_BYTES 4));
 }
@@ -135,6 +136,7 @@ fn the_fields_fill_their_layouts() {
         ("### Segment index: aggregate type", sealed::aggregate_type::BYTES),
         ("### Segment index: kind", sealed::kind::BYTES),
         ("### Run: identity", run::identity::BYTES),
+        ("### Run: summary", run::summary::BYTES),
         ("### Run: stream", run::stream::BYTES),
     ];
     for (heading, length) in lengths {

@@ -174,7 +174,7 @@ impl Inner {
         let mut index = Index::new(active, !sealed.is_empty(), options.hot_bytes);
         index.published(head.0);
         let missing = if damage.is_some() { Vec::new() } else { without_index_file(&*log.storage, &log.sealed)? };
-        let indexing = Indexing::new(if persistent { options.indexer } else { Indexer::Nobody });
+        let indexing = Indexing::new(if persistent { options.indexer } else { Indexer::Nobody }, options.fan_out);
         let deciding = Deciding { index, sealed, indexing: Arc::clone(&indexing) };
         let writer = Writer::new(log, deciding, WriterOptions { mode, segment_bytes: options.segment_bytes })?;
         indexing.begin(&writer, missing);

@@ -59,6 +59,19 @@ mod over_files_in_memory_with_small_segments {
     });
 }
 
+mod over_files_in_memory_with_runs_of_few_segments {
+    use super::{Arc, EventStore, MemoryStorage, OpenOptions, SMALL_SEGMENT_BYTES};
+
+    eventuali::conformance_suite!(|| {
+        let storage = Arc::new(MemoryStorage::new());
+        super::boxed(move || -> Arc<dyn EventStore> {
+            // Nothing is kept hot: every cold stream is looked up.
+            let options = OpenOptions::new().segment_bytes(SMALL_SEGMENT_BYTES).hot_bytes(0).index_when_sealing().merge_indexes_of(2);
+            Arc::new(options.open_storage(storage.clone()).expect("the store opens"))
+        })
+    });
+}
+
 /// Files in memory whose sealed segments are compressed before every opening.
 struct Compressed(Arc<MemoryStorage>);
 

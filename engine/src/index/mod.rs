@@ -12,7 +12,6 @@ mod ids;
 mod kinds;
 mod names;
 pub(crate) mod part;
-#[cfg_attr(not(test), expect(dead_code, reason = "runs are not written by the store yet"))]
 pub(crate) mod run;
 pub(crate) mod sealed;
 mod streams;

@@ -27,7 +27,19 @@ pub(crate) mod identity {
     /// Digest of all segments (u64).
     pub(crate) const MEMBERS: usize = LAST_SEGMENT + 8;
     /// Length.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the document states it"))]
     pub(crate) const BYTES: usize = MEMBERS + 8;
+}
+
+/// The summary in the file's head.
+pub(crate) mod summary {
+    /// The smallest event id; zeros if there are no events (16 bytes).
+    pub(crate) const SMALLEST_ID: usize = 0;
+    /// The largest event id; zeros if there are no events (16 bytes).
+    pub(crate) const LARGEST_ID: usize = SMALLEST_ID + 16;
+    /// Length.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the document states it"))]
+    pub(crate) const BYTES: usize = LARGEST_ID + 16;
 }
 
 /// The sections.
@@ -60,13 +72,13 @@ pub(crate) struct RunIdentity {
     pub(crate) members: u64,
 }
 
-/// The digest of a run's segments: of sequence, generation and salt of each, in order.
+/// The digest of a run's segments: of sequence, generation and end of each, in order.
 pub(crate) fn members(segments: impl IntoIterator<Item = (u64, u32, u64)>) -> u64 {
     let mut bytes = Vec::new();
-    for (sequence, generation, salt) in segments {
+    for (sequence, generation, end_lsn) in segments {
         bytes.extend_from_slice(&sequence.to_le_bytes());
         bytes.extend_from_slice(&generation.to_le_bytes());
-        bytes.extend_from_slice(&salt.to_le_bytes());
+        bytes.extend_from_slice(&end_lsn.to_le_bytes());
     }
     xxh3_64(&bytes)
 }
@@ -114,9 +126,20 @@ impl RunIdentity {
         bytes
     }
 
-    fn covers(&self, segment: u64) -> bool {
+    pub(crate) fn covers(&self, segment: u64) -> bool {
         (self.first_segment..=self.last_segment).contains(&segment)
     }
+}
+
+/// The range of the ids of all indexes.
+fn summary_of(indexes: &[&SealedIndex]) -> [u8; SUMMARY_BYTES] {
+    let ranges = || indexes.iter().filter_map(|index| index.id_range());
+    let smallest = ranges().map(|(smallest, _)| smallest).min().unwrap_or(Uuid::nil());
+    let largest = ranges().map(|(_, largest)| largest).max().unwrap_or(Uuid::nil());
+    let mut bytes = [0; SUMMARY_BYTES];
+    put(&mut bytes, summary::SMALLEST_ID, *smallest.as_bytes());
+    put(&mut bytes, summary::LARGEST_ID, *largest.as_bytes());
+    bytes
 }
 
 fn decode(entry: &[u8]) -> Place {
@@ -137,7 +160,7 @@ impl Run {
         stream_inputs: &[Input<'_>],
         id_inputs: &[&SealedIndex],
     ) -> Result<(), IndexProblem> {
-        write(storage, name, (FileKind::Run, &identity.encode(), &[0; SUMMARY_BYTES]), |writer| {
+        write(storage, name, (FileKind::Run, &identity.encode(), &summary_of(id_inputs)), |writer| {
             writer.section(section::STREAMS, stream::BYTES)?;
             let places = merge::sorted(stream_inputs.iter().map(|input| input.places()))?;
             for place in merge::newest(places) {
@@ -170,7 +193,24 @@ impl Run {
         })
     }
 
+    /// The segments that it is of.
+    pub(crate) fn identity(&self) -> &RunIdentity {
+        &self.identity
+    }
+
+    /// Whether an id is smaller than all of its events' or larger. Reads nothing.
+    pub(crate) fn is_outside(&self, id: Uuid) -> bool {
+        let id_at = |at: usize| Uuid::from_bytes(get(&self.file.summary, at));
+        id < id_at(summary::SMALLEST_ID) || id > id_at(summary::LARGEST_ID)
+    }
+
+    /// The largest event id; zeros if there are no events. Reads nothing.
+    pub(crate) fn largest_id(&self) -> Uuid {
+        Uuid::from_bytes(get(&self.file.summary, summary::LARGEST_ID))
+    }
+
     /// How many streams it knows, or fewer by those that share a hash.
+    #[cfg(test)]
     pub(crate) fn stream_count(&self) -> u64 {
         self.streams.count
     }
@@ -205,6 +245,7 @@ impl Run {
     }
 
     /// Reads every page, and whether all that it says fits together.
+    #[cfg(test)]
     pub(crate) fn check(&self) -> Result<(), IndexProblem> {
         self.file.check()?;
         let mut before = None;

@@ -325,7 +325,7 @@ impl SealedIndex {
     }
 
     /// How many streams have events in the segment.
-    #[cfg_attr(not(test), expect(dead_code, reason = "only runs ask"))]
+    #[cfg(test)]
     pub(crate) fn stream_count(&self) -> u64 {
         self.streams.count
     }

@@ -6,6 +6,7 @@ pub(crate) mod frame;
 pub(crate) mod manifest;
 pub(crate) mod open;
 pub(crate) mod recovery;
+pub(crate) mod runs;
 pub(crate) mod scan;
 pub(crate) mod segment;
 pub(crate) mod segments;

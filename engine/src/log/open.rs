@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::format::SegmentHeader;
 use super::manifest::{MANIFEST, MANIFEST_TMP, Manifest, ManifestProblem, ManifestSegment};
 use super::recovery::{Chain, Evidence, Verdict, judge};
+use super::runs;
 use super::scan::{Scan, Visit};
 use super::segment::{AttachProblem, FIRST_FRAME, Rest, Segment, file_name, new_segment, parse_name};
 use super::storage::{Access, Lock, Space, Storage};
@@ -244,6 +245,12 @@ impl Opening<'_> {
                 |name: &str| parse_name(name).is_some() || name.strip_suffix(".idx").is_some_and(|name| parse_name(&format!("{name}.seg")).is_some());
             let ours = name == MANIFEST_TMP || name.strip_suffix(".tmp").is_some_and(of_segment);
             if ours {
+                self.storage.remove(&name).map_err(|error| self.io("remove", &name, &error))?;
+            }
+        }
+        for name in self.storage.list(runs::FOLDER).map_err(|error| self.io("list", runs::FOLDER, &error))? {
+            if runs::is_unfinished_run(&name) {
+                let name = format!("{}/{name}", runs::FOLDER);
                 self.storage.remove(&name).map_err(|error| self.io("remove", &name, &error))?;
             }
         }

@@ -61,6 +61,11 @@ impl Segments {
         self.slots.push(Arc::new(Slot { named, segment: Mutex::new(Some(segment)) }));
     }
 
+    /// The store that they belong to.
+    pub(crate) fn store_id(&self) -> Uuid {
+        self.shared.store_id
+    }
+
     /// The segment that holds an LSN, and the LSN at which the next one begins.
     pub(crate) fn holding(&self, lsn: u64) -> Result<(Arc<Segment>, u64)> {
         let next = self.slots.partition_point(|slot| slot.named.base_lsn <= lsn);

@@ -37,6 +37,8 @@ pub(crate) enum Indexer {
 /// The segments that wait for their index file.
 pub(crate) struct Indexing {
     indexer: Indexer,
+    /// How many index files, or runs, are merged to one.
+    fan_out: u64,
     writer: OnceLock<Weak<Writer<Deciding>>>,
     state: Mutex<State>,
     changed: Condvar,
@@ -58,8 +60,8 @@ enum Job {
 }
 
 impl Indexing {
-    pub(crate) fn new(indexer: Indexer) -> Arc<Self> {
-        Arc::new(Self { indexer, writer: OnceLock::new(), state: Mutex::default(), changed: Condvar::new() })
+    pub(crate) fn new(indexer: Indexer, fan_out: u64) -> Arc<Self> {
+        Arc::new(Self { indexer, fan_out, writer: OnceLock::new(), state: Mutex::default(), changed: Condvar::new() })
     }
 
     /// Says whose segments they are, and which of them lack their files.
@@ -174,6 +176,7 @@ impl Indexing {
         if let Job::Sealed(part) = job {
             let_go(&writer, &part);
         }
+        sealed.merge_runs(self.fan_out, &files);
     }
 }
 

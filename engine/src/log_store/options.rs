@@ -29,6 +29,7 @@ pub struct OpenOptions {
     pub(super) hot_bytes: u64,
     pub(super) sealed_reads: SealedReads,
     pub(super) indexer: Indexer,
+    pub(super) fan_out: u64,
 }
 
 impl Default for OpenOptions {
@@ -41,6 +42,7 @@ impl Default for OpenOptions {
             hot_bytes: 256 << 20,
             sealed_reads: SealedReads::default(),
             indexer: Indexer::Thread,
+            fan_out: 8,
         }
     }
 }
@@ -103,6 +105,14 @@ impl OpenOptions {
     #[must_use]
     pub fn index_when_sealing(mut self) -> Self {
         self.indexer = Indexer::Sealer;
+        self
+    }
+
+    /// Has so many index files, or runs of them, merged to one, so that a small store has runs of every level; at least 2.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn merge_indexes_of(mut self, count: u64) -> Self {
+        self.fan_out = count.max(2);
         self
     }
 

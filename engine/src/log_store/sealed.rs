@@ -1,6 +1,8 @@
 //! Finding events in sealed segments: by their index files, and where one is missing or damaged, by an index made from the segment.
 
 mod filter;
+mod ids;
+mod runs;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
@@ -11,16 +13,19 @@ use uuid::Uuid;
 pub(crate) use filter::SealedFilter;
 use filter::collect;
 
+use runs::Runs;
+
 use super::read::{Buffers, read_locations};
 use super::take_in;
 use crate::error::{Error, Remedy, Result};
 use crate::event::{Event, StreamKey};
 use crate::index::file::IndexProblem;
 use crate::index::part::Part;
-use crate::index::sealed::{Identity, SealedIndex, StreamEntry, id_hash, stream_hash};
-use crate::index::{Before, Candidates, IdLookup, KindFilter, Location, StreamId};
+use crate::index::sealed::{Identity, SealedIndex, StreamEntry, stream_hash};
+use crate::index::{Before, KindFilter, Location, StreamId};
 use crate::log::manifest::ManifestSegment;
 use crate::log::open::first_chain;
+use crate::log::runs::FOLDER;
 use crate::log::segment::Segment;
 use crate::log::segments::Segments;
 use crate::log::storage::Storage;
@@ -51,6 +56,8 @@ pub(crate) struct Sealed {
 struct Shared {
     /// Those whose index files were opened, the first one first.
     open: Mutex<VecDeque<Arc<SealedSegment>>>,
+    /// `None` until somebody asked for them.
+    runs: Mutex<Option<Runs>>,
 }
 
 /// A sealed segment, and its index once that was asked for.
@@ -272,11 +279,28 @@ impl Sealed {
 
     /// The newest events of a stream before this segment.
     pub(crate) fn find_before(&self, key: &StreamKey<'_>, sequence: u64, files: &Files) -> Result<Option<Span>> {
-        let count = self.segments.partition_point(|segment| segment.named.sequence < sequence);
-        for segment in self.segments[..count].iter().rev() {
+        let runs = self.runs(files);
+        let hash = stream_hash(files.segments.store_id(), key.tenant, key.aggregate_id);
+        let mut left = &self.segments[..self.segments.partition_point(|segment| segment.named.sequence < sequence)];
+        // The run of which one segment after the other is asked.
+        let mut asked = None;
+        while let Some((segment, earlier)) = left.split_last() {
+            let run = runs.covering(segment.named.sequence).filter(|run| asked != Some(run.identity().first_segment));
+            if let Some(run) = run {
+                asked = Some(run.identity().first_segment);
+                match run.find(hash) {
+                    Ok(None) => left = &left[..left.partition_point(|segment| segment.named.sequence < run.identity().first_segment)],
+                    // Later ones have nothing under this hash; earlier ones may, also if this is another stream's.
+                    Ok(Some(newest)) => left = &left[..left.partition_point(|segment| segment.named.sequence <= newest)],
+                    Err(IndexProblem::Io(error)) => return Err(Error::io("read a run in", files.storage.path().join(FOLDER), &error)),
+                    Err(problem) => self.discard(run, &problem),
+                }
+                continue;
+            }
             if let Some(span) = self.span(segment, key, files)? {
                 return Ok(Some(span));
             }
+            left = earlier;
         }
         Ok(None)
     }
@@ -379,45 +403,6 @@ impl Sealed {
         })?;
         *out = found;
         Ok(looked)
-    }
-
-    /// Whether an id is larger than every one here; `None` if that is not known without reading.
-    pub(crate) fn all_smaller(&self, id: Uuid) -> Option<bool> {
-        let mut known = true;
-        for segment in &self.segments {
-            match segment.largest_id.get() {
-                Some(largest) if largest.is_some_and(|largest| largest >= id) => return Some(false),
-                Some(_) => {}
-                None => known = false,
-            }
-        }
-        known.then_some(true)
-    }
-
-    /// Where an id may be, for segments whose index is in a file.
-    pub(crate) fn find_id(&self, id: Uuid, store_id: Uuid, files: &Files) -> Result<Candidates> {
-        let mut candidates = Candidates::default();
-        for segment in &self.segments {
-            if segment.largest_id(files, &self.shared)?.is_none_or(|largest| largest < id) {
-                continue;
-            }
-            segment
-                .look(files, &self.shared, |index| match index {
-                    SegmentIndex::File(file) => {
-                        let slots = file.ids(id_hash(store_id, id))?;
-                        Ok(Candidates {
-                            positions: slots.into_iter().map(|slot| segment.named.base_position + u64::from(slot)).collect(),
-                            ranges: Vec::new(),
-                        })
-                    }
-                    SegmentIndex::Memory(part) => Ok(match part.find_id(id, 0, u64::MAX) {
-                        IdLookup::Look(candidates) => candidates,
-                        IdLookup::Absent | IdLookup::InFlight => Candidates::default(),
-                    }),
-                })
-                .map(|found| candidates.add(found))?;
-        }
-        Ok(candidates)
     }
 }
 

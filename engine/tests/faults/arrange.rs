@@ -35,11 +35,11 @@ impl Chance {
 }
 
 pub(crate) fn options(durability: Durability) -> OpenOptions {
-    OpenOptions::new().durability(durability).segment_bytes(SEGMENT_BYTES).index_when_sealing()
+    OpenOptions::new().durability(durability).segment_bytes(SEGMENT_BYTES).index_when_sealing().merge_indexes_of(2)
 }
 
 pub(crate) fn open(storage: &FaultyStorage) -> Result<LogStore> {
-    open_with(storage, OpenOptions::new().segment_bytes(SEGMENT_BYTES).index_when_sealing())
+    open_with(storage, OpenOptions::new().segment_bytes(SEGMENT_BYTES).index_when_sealing().merge_indexes_of(2))
 }
 
 pub(crate) fn open_with(storage: &FaultyStorage, options: OpenOptions) -> Result<LogStore> {

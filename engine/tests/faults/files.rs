@@ -83,7 +83,7 @@ pub(crate) fn three_segments() -> (Files, Vec<Event>) {
     store.append(one("c", 30_000)).wait().expect("stored");
     store.append(one("a", 5)).wait().expect("stored");
     let (files, events) = ended(&storage, &store, true);
-    assert!(files.contains_key(THIRD) && files.len() == 7, "{:?}", files.keys());
+    assert!(files.contains_key(THIRD) && files.len() == 8, "{:?}", files.keys());
     (files, events)
 }
 

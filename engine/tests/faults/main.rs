@@ -13,6 +13,7 @@ mod planted;
 mod poisoning;
 mod power_cuts;
 mod runs;
+mod runs_of_indexes;
 mod salvaging;
 mod truncation;
 mod verifying;

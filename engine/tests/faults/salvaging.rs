@@ -283,14 +283,22 @@ fn a_salvage_that_ends_half_way_leaves_nothing_that_looks_like_a_store() {
 }
 
 fn contents(path: &Path) -> BTreeMap<String, Vec<u8>> {
-    let entries = fs::read_dir(path).expect("readable").map(|entry| entry.expect("readable"));
-    entries.map(|entry| (entry.file_name().into_string().expect("text"), fs::read(entry.path()).expect("readable"))).collect()
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(path).expect("readable") {
+        let (name, path) = entry.map(|entry| (entry.file_name().into_string().expect("text"), entry.path())).expect("readable");
+        if path.is_dir() {
+            found.extend(contents(&path).into_iter().map(|(inner, bytes)| (format!("{name}/{inner}"), bytes)));
+        } else {
+            found.insert(name, fs::read(path).expect("readable"));
+        }
+    }
+    found
 }
 
 /// A directory with these files in `store`.
 fn directory_with(files: &Files) -> tempfile::TempDir {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    fs::create_dir(directory.path().join("store")).expect("created");
+    fs::create_dir_all(directory.path().join("store/index")).expect("created");
     for (name, bytes) in files {
         fs::write(directory.path().join("store").join(name), bytes).expect("written");
     }

@@ -225,6 +225,7 @@ fn accepting_a_loss_can_be_repeated_after_an_interruption_at_any_operation() {
 /// The files in a directory of the file system.
 fn in_directory(files: &Files) -> tempfile::TempDir {
     let directory = tempfile::tempdir().expect("a temporary directory");
+    fs::create_dir(directory.path().join("index")).expect("created");
     for (name, bytes) in files {
         fs::write(directory.path().join(name), bytes).expect("written");
     }
