@@ -1,6 +1,6 @@
 //! Prints every figure beside the bare limit of the same run.
 //!
-//! `figures [PART]...` prints only the parts whose names begin so: written, synced, futures, threads, reading, verify, compression, memory,
+//! `figures [PART]...` prints only the parts whose names begin so: written, synced, futures, threads, reading, verify, compression, memory, growth,
 //! sql-moving, sql-appending, sql-loading.
 //! Those of `sql` need a Postgres server, whose address they take from `EVENTUALI_TEST_POSTGRES_URL`; a throwaway one comes from
 //! `python3 pybind/tools/with_postgres.py cargo run --release -p eventuali-benches --bin figures -- sql`.
@@ -9,12 +9,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use eventuali_benches::Result;
-use eventuali_benches::figures::{Place, compression, concurrent, memory, reading, sql, written};
+use eventuali_benches::figures::{Place, compression, concurrent, growth, memory, reading, sql, written};
 use eventuali_benches::report::{Row, table};
 
 type Part = fn(&Place) -> Result<Vec<Row>>;
 
-const PARTS: [(&str, &str, Part); 11] = [
+const PARTS: [(&str, &str, Part); 12] = [
     ("written", "One writer, handed to the operating system", written::os_batches),
     ("synced", "One writer, on disk", written::synced),
     ("futures", "Many futures on one thread, on disk", |place| {
@@ -33,6 +33,7 @@ const PARTS: [(&str, &str, Part); 11] = [
     }),
     ("compression", "Compressed segments", compression::real_events),
     ("memory", "Memory", memory::index),
+    ("growth", "Growth", growth::stages),
     ("sql-moving", "SQL: moving", sql::moving),
     ("sql-appending", "SQL: many futures on one thread", sql::appending),
     ("sql-loading", "SQL: loading", sql::loading),
@@ -40,10 +41,14 @@ const PARTS: [(&str, &str, Part); 11] = [
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [argument, path] = &arguments[..]
-        && argument == memory::ARGUMENT
-    {
-        return memory::tell(Path::new(path));
+    if let [argument, path] = &arguments[..] {
+        let path = Path::new(path);
+        match &**argument {
+            memory::ARGUMENT => return memory::tell(path),
+            growth::OPEN => return growth::tell(path),
+            growth::KILL => return growth::end_unclosed(path),
+            _ => {}
+        }
     }
     let start = Instant::now();
     let place = Place::new()?;

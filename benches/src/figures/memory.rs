@@ -102,7 +102,7 @@ pub fn tell(path: &Path) -> Result<()> {
 }
 
 /// The resident memory of this process and its peak, in bytes.
-fn resident() -> Result<(usize, usize)> {
+pub(super) fn resident() -> Result<(usize, usize)> {
     let status = fs::read_to_string("/proc/self/status")?;
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).ok_or_else(|| format!("{name} is not told by this system"))?;

@@ -28,7 +28,6 @@ pub(crate) enum Indexer {
     /// A thread of its own.
     Thread,
     /// Whoever seals a segment, so that the order of all writing is the same in every run.
-    #[cfg_attr(not(feature = "testing"), expect(dead_code, reason = "for simulated storage"))]
     Sealer,
     /// Nobody: what is sealed stays in memory.
     Nobody,
