@@ -16,7 +16,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Either, Executor as _, Row as _, Sqli
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use faults::{commit_fault, fault, is_busy};
+use faults::{commit_fault, fault, is_busy, is_without_value};
 use opened::{Opened, require_store, resolve};
 use rows::{Bound, FEW, ROWS, ROWS_AHEAD, bind_rows, event, fitting, insert_statement, is_withheld, page_statement, select_statement, soon};
 
@@ -52,7 +52,8 @@ struct Statements {
     begin: String,
     state: String,
     insert: [String; ROWS.len()],
-    /// The last rows of a transaction, and its end.
+    /// The last rows of a transaction, and its end. Where the table did not take as many rows as it was given, there is no head to be
+    /// set, and the transaction is refused.
     advance: [String; ROWS.len()],
     moved: String,
     stream: String,
@@ -61,7 +62,7 @@ struct Statements {
 impl Statements {
     fn new(table: &TableName) -> Self {
         let fill = |statement: &str| table.fill(statement);
-        let insert = |rows: usize| fill(&insert_statement(rows));
+        let insert = |rows: usize, bound_before: usize| fill(&insert_statement(rows, bound_before));
         let state = fill(r#"SELECT head, epoch, last_commit, store_id, source_store_id, source_position FROM "{table}_state" WHERE id = 1"#);
         let streams = fill(
             r#"WITH k (place, tenant, aggregate_id) AS MATERIALIZED (SELECT key, value ->> 0, value ->> 1 FROM json_each(?))
@@ -70,11 +71,11 @@ impl Statements {
                (SELECT max(aggregate_version) FROM "{table}" WHERE tenant = k.tenant AND aggregate_id = k.aggregate_id)"#,
         );
         let events = fill(&format!("{} WHERE id IN (SELECT value FROM json_each(?))", select_statement()));
-        let advance = fill(r#"UPDATE "{table}_state" SET head = ?, last_commit = ?, epoch = ? WHERE id = 1"#);
+        let advance = fill(r#"UPDATE "{table}_state" SET head = CASE changes() WHEN ?1 THEN ?2 END, last_commit = ?3, epoch = ?4 WHERE id = 1"#);
         Self {
             begin: format!("BEGIN IMMEDIATE; {state}; {streams}; {events}"),
-            insert: ROWS.map(insert),
-            advance: ROWS.map(|rows| format!("{advance}; {}; COMMIT", insert(rows))),
+            insert: ROWS.map(|rows| insert(rows, 0)),
+            advance: ROWS.map(|rows| format!("{}; {advance}; COMMIT", insert(rows, 4))),
             state,
             moved: fill(
                 r#"UPDATE "{table}_state" SET head = ?1, last_commit = max(last_commit, min(?2, ?3)), epoch = ?4, source_store_id = ?5, source_epoch = ?4,
@@ -226,9 +227,11 @@ impl Sqlite {
         };
         let rest = self.insert(connection, &decided.rows, epoch).await?;
         let advance = sqlx::query(AssertSqlSafe(&*self.statements.advance[fitting(rest.len())]));
-        let advance = bind_rows(advance.bind(signed(last.position)).bind(now.0).bind(epoch), rest, epoch)?;
+        let advance = advance.bind(signed(rest.len() as u64)).bind(signed(last.position)).bind(now.0).bind(epoch);
+        let advance = bind_rows(advance, rest, epoch)?;
         match run::<3>(connection, advance).await {
             Ok(_) => Ok(decided.answers),
+            Err((1, error)) if is_without_value(&error) => Err(self.left_out()),
             Err((2, error)) => Err(Trouble::Commit(error)),
             Err((_, error)) => Err(Trouble::Database(error)),
         }
@@ -238,10 +241,21 @@ impl Sqlite {
     async fn insert<'r, 'e>(&self, connection: &mut SqliteConnection, mut rows: &'r [Row<'e>], epoch: i64) -> Result<&'r [Row<'e>], Trouble> {
         while let Some((chunk, rest)) = rows.split_at_checked(ROWS[ROWS.len() - 1]).filter(|(_, rest)| !rest.is_empty()) {
             let insert = sqlx::query(AssertSqlSafe(&*self.statements.insert[ROWS.len() - 1]));
-            bind_rows(insert, chunk, epoch)?.execute(&mut *connection).await?;
+            self.insert_all(connection, insert, chunk, epoch).await?;
             rows = rest;
         }
         Ok(rows)
+    }
+
+    async fn insert_all(&self, connection: &mut SqliteConnection, insert: Bound<'_>, rows: &[Row<'_>], epoch: i64) -> Result<(), Trouble> {
+        let inserted = bind_rows(insert, rows, epoch)?.execute(connection).await?.rows_affected();
+        if inserted == rows.len() as u64 { Ok(()) } else { Err(self.left_out()) }
+    }
+
+    /// A trigger may leave rows out, and SQLite says nothing but how many it took.
+    fn left_out(&self) -> Trouble {
+        let message = "its events table did not take every event; let no trigger of that table leave rows out".to_owned();
+        Trouble::Store(Error::Database { store: self.shown.clone(), code: None, message })
     }
 
     /// Ends a transaction that cannot be committed.
@@ -317,7 +331,7 @@ impl Sqlite {
             let epoch = i64::from(origin.epoch);
             let rest = self.insert(connection, &rows, epoch).await?;
             let insert = sqlx::query(AssertSqlSafe(&*self.statements.insert[fitting(rest.len())]));
-            bind_rows(insert, rest, epoch)?.execute(&mut *connection).await?;
+            self.insert_all(connection, insert, rest, epoch).await?;
             let moved =
                 sqlx::query(AssertSqlSafe(&*self.statements.moved)).bind(signed(last.position)).bind(last.timestamp.0).bind(Timestamp::now().0);
             moved.bind(epoch).bind(origin.store_id.to_string()).execute(&mut *connection).await?;

@@ -155,6 +155,32 @@ fn a_file_system_that_may_only_be_read_is_told() {
     });
 }
 
+/// A trigger that was to look at rows, and ignores some, leaves them out without an error.
+#[test]
+fn a_trigger_that_leaves_events_out_is_told_and_nothing_is_stored() {
+    let folder = folder();
+    let path = folder.path().join("events.db");
+    let store = open(Config::sqlite(&path));
+    let mut session = Session::sqlite(&path);
+    session.run_sqlite("CREATE TRIGGER looks BEFORE INSERT ON events WHEN NEW.aggregate_id = 'left out' BEGIN SELECT RAISE(IGNORE); END");
+    let left_out = |error: &Error| assert!(matches!(error, Error::Database { message, .. } if message.contains("trigger")), "{error:?}");
+    let events = |count: usize| (0..count).flat_map(|_| one("left out").streams.remove(0).events).collect::<Vec<_>>();
+    let among =
+        |count| one("kept").and("left out", "Thing", ExpectedVersion::Any, events(1)).and("kept", "Thing", ExpectedVersion::Any, events(count));
+    for batch in [one("left out"), among(1), among(200)] {
+        left_out(&fails_within(SOON, "a trigger leaves an event out", || store.append(batch).wait()));
+    }
+    for count in [1, 200] {
+        let source = Config::sqlite_in_memory().open().expect("it opens");
+        source.as_dyn().append(AppendBatch::one("left out", "Thing", ExpectedVersion::Any, events(count))).wait().expect("stored");
+        let target = Config::sqlite(&path).open().expect("it opens");
+        left_out(&fails_within(SOON, "a trigger leaves an exported event out", || export(source.as_dyn(), &target, |_| ControlFlow::Continue(()))));
+    }
+    assert_eq!(store.head().wait().expect("known").0, 0, "no position was given for it");
+    assert_usable(&store);
+    assert_eq!(everything(&*store).len(), 1, "nothing of what was refused is stored");
+}
+
 #[test]
 fn a_file_that_is_no_database_is_refused_and_left_alone() {
     let folder = folder();

@@ -12,6 +12,12 @@ pub(super) fn is_busy(error: &sqlx::Error) -> bool {
     code.and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| code & 0xff == 5)
 }
 
+/// Whether a column that must have a value was to have none.
+pub(super) fn is_without_value(error: &sqlx::Error) -> bool {
+    // SQLITE_CONSTRAINT_NOTNULL
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code == "1299")
+}
+
 /// What SQLite's refusal means for appends.
 pub(super) fn fault(shown: &str, error: &sqlx::Error) -> Failure {
     let store = || shown.to_owned();
