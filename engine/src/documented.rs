@@ -61,8 +61,7 @@ fn every_layout_of_an_index_is_documented_as_it_is() {
     let of_head = fields!(file::layout: MAGIC 8, VERSION 4, KIND 4, PAGES 8, SECTIONS 4, RESERVED 4, IDENTITY 128, SUMMARY 96);
     assert_eq!(layout("## Index files"), of_head);
     assert_eq!(layout("### Section entry"), fields!(file::layout: ID 4, ENTRY_BYTES 4, FIRST_PAGE 8, COUNT 8));
-    let of_identity =
-        fields!(sealed::identity: STORE_ID 16, SEQUENCE 8, GENERATION 4, RESERVED 4, SALT 8, BASE_LSN 8, END_LSN 8, BASE_POSITION 8, END_POSITION 8);
+    let of_identity = fields!(sealed::identity: STORE_ID 16, SEQUENCE 8, SALT 8, BASE_LSN 8, END_LSN 8, BASE_POSITION 8, END_POSITION 8);
     assert_eq!(layout("### Segment index: identity"), of_identity);
     assert_eq!(layout("### Segment index: summary"), fields!(sealed::summary: SMALLEST_ID 16, LARGEST_ID 16));
     assert_eq!(layout("### Segment index: event"), fields!(sealed::event: PLACE 4, KIND 2));

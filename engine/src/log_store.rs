@@ -24,7 +24,6 @@ pub(crate) use options::existing;
 pub use options::{OpenOptions, compress, compress_storage, rebuild_manifest};
 use read::{LogReader, visible_tip};
 use sealed::Sealed;
-pub(crate) use sealed::index_name;
 
 use crate::codec::Body;
 use crate::error::{Corruption, Error, Remedy, Result};
@@ -35,7 +34,7 @@ use crate::log::format::Kind;
 use crate::log::manifest::ManifestSegment;
 use crate::log::open::{OnDamage, Outcome, open};
 use crate::log::recovery::Frame;
-use crate::log::segment::Segment;
+use crate::log::segment::{Segment, index_name};
 use crate::log::storage::{MemoryStorage, Storage};
 use crate::log::sys;
 use crate::log::writer::{Mode, Writer, WriterOptions};
@@ -213,7 +212,7 @@ fn ends(sealed: &[ManifestSegment], end_position: u64) -> Vec<(ManifestSegment, 
 /// Which sealed segments have no index file.
 fn without_index_file(storage: &dyn Storage, sealed: &[ManifestSegment]) -> Result<Vec<u64>> {
     let names: HashSet<String> = storage.list("").map_err(|error| Error::io("list", storage.path(), &error))?.into_iter().collect();
-    Ok(sealed.iter().filter(|segment| !names.contains(&index_name(segment.sequence, segment.generation))).map(|segment| segment.sequence).collect())
+    Ok(sealed.iter().filter(|segment| !names.contains(&index_name(segment.sequence))).map(|segment| segment.sequence).collect())
 }
 
 /// Takes the ids of a verified frame's events.

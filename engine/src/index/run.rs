@@ -72,12 +72,11 @@ pub(crate) struct RunIdentity {
     pub(crate) members: u64,
 }
 
-/// The digest of a run's segments: of sequence, generation and end of each, in order.
-pub(crate) fn members(segments: impl IntoIterator<Item = (u64, u32, u64)>) -> u64 {
+/// The digest of a run's segments: of sequence and end of each, in order.
+pub(crate) fn members(segments: impl IntoIterator<Item = (u64, u64)>) -> u64 {
     let mut bytes = Vec::new();
-    for (sequence, generation, end_lsn) in segments {
+    for (sequence, end_lsn) in segments {
         bytes.extend_from_slice(&sequence.to_le_bytes());
-        bytes.extend_from_slice(&generation.to_le_bytes());
         bytes.extend_from_slice(&end_lsn.to_le_bytes());
     }
     xxh3_64(&bytes)

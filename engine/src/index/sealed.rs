@@ -18,18 +18,14 @@ use super::filter::{self, Filter};
 use crate::log::format::{NAME_BYTES_MAX, get, put};
 use crate::log::storage::Storage;
 
-/// The identity in the file's head: the segment that it was made from.
+/// The identity in the file's head: the segment that it was made from, whichever of its generations.
 pub(crate) mod identity {
     /// Store id (16 bytes).
     pub(crate) const STORE_ID: usize = 0;
     /// Sequence number (u64).
     pub(crate) const SEQUENCE: usize = STORE_ID + 16;
-    /// Generation (u32).
-    pub(crate) const GENERATION: usize = SEQUENCE + 8;
-    /// Reserved, 0 (u32).
-    pub(crate) const RESERVED: usize = GENERATION + 4;
     /// Salt of the segment (u64).
-    pub(crate) const SALT: usize = RESERVED + 4;
+    pub(crate) const SALT: usize = SEQUENCE + 8;
     /// LSN of its first frame (u64).
     pub(crate) const BASE_LSN: usize = SALT + 8;
     /// LSN behind its seal (u64).
@@ -150,7 +146,6 @@ pub(crate) mod kind {
 pub(crate) struct Identity {
     pub(crate) store_id: Uuid,
     pub(crate) sequence: u64,
-    pub(crate) generation: u32,
     pub(crate) salt: u64,
     pub(crate) base_lsn: u64,
     pub(crate) end_lsn: u64,
@@ -260,7 +255,6 @@ impl Identity {
         let mut bytes = [0; IDENTITY_BYTES];
         put(&mut bytes, at::STORE_ID, *self.store_id.as_bytes());
         put(&mut bytes, at::SEQUENCE, self.sequence.to_le_bytes());
-        put(&mut bytes, at::GENERATION, self.generation.to_le_bytes());
         put(&mut bytes, at::SALT, self.salt.to_le_bytes());
         put(&mut bytes, at::BASE_LSN, self.base_lsn.to_le_bytes());
         put(&mut bytes, at::END_LSN, self.end_lsn.to_le_bytes());

@@ -15,7 +15,7 @@ use super::manifest::{MANIFEST, MANIFEST_TMP, Manifest, ManifestProblem, Manifes
 use super::recovery::{Chain, Evidence, Verdict, judge};
 use super::runs;
 use super::scan::{Scan, Visit};
-use super::segment::{AttachProblem, FIRST_FRAME, Rest, Segment, file_name, new_segment, parse_name};
+use super::segment::{AttachProblem, FIRST_FRAME, Rest, Segment, file_name, new_segment, parse_index_name, parse_name};
 use super::storage::{Access, Lock, Space, Storage};
 use super::watermark::{Mark, WATERMARK, Watermark};
 use crate::error::{Corruption, Error, Remedy, Result};
@@ -241,8 +241,7 @@ impl Opening<'_> {
 
     fn remove_temporary_files(&self) -> Result<()> {
         for name in self.list()? {
-            let of_segment =
-                |name: &str| parse_name(name).is_some() || name.strip_suffix(".idx").is_some_and(|name| parse_name(&format!("{name}.seg")).is_some());
+            let of_segment = |name: &str| parse_name(name).is_some() || parse_index_name(name).is_some();
             let ours = name == MANIFEST_TMP || name.strip_suffix(".tmp").is_some_and(of_segment);
             if ours {
                 self.storage.remove(&name).map_err(|error| self.io("remove", &name, &error))?;

@@ -40,6 +40,17 @@ pub(crate) fn parse_name(name: &str) -> Option<(u64, u32)> {
     (file_name(numbers.0, numbers.1) == name).then_some(numbers)
 }
 
+/// The name of a segment's index file, whichever generation the segment has.
+pub(crate) fn index_name(sequence: u64) -> String {
+    format!("{sequence:09}.idx")
+}
+
+/// The sequence number in an index file's name; `None` if it is not one.
+pub(crate) fn parse_index_name(name: &str) -> Option<u64> {
+    let sequence = name.strip_suffix(".idx")?.parse().ok()?;
+    (index_name(sequence) == name).then_some(sequence)
+}
+
 /// Why a segment file cannot be attached.
 pub(crate) enum AttachProblem {
     /// There is no such file.

@@ -8,13 +8,14 @@ use parking_lot::{Condvar, Mutex};
 
 use super::append::Deciding;
 use super::read::files;
-use super::sealed::{Files, Sealed, SealedSegment, index_name};
+use super::sealed::{Files, Sealed, SealedSegment};
 use super::take_in_ids;
 use crate::error::{Error, Result};
 use crate::index::HotStream;
 use crate::index::part::Part;
 use crate::index::sealed::SealedIndex;
 use crate::log::open::first_chain;
+use crate::log::segment::index_name;
 use crate::log::writer::Writer;
 
 /// How many sealed segments may wait for their index before the writer waits for them.
@@ -204,7 +205,7 @@ fn write_index(files: &Files, sealed: &Sealed, segment: &SealedSegment, part: &P
         let span = sealed.find_before(key, part.sequence(), files)?;
         Ok(span.map_or(0, |span| span.segment.named.sequence))
     })?;
-    let name = index_name(segment.named.sequence, segment.named.generation);
+    let name = index_name(segment.named.sequence);
     let fail = |operation, error: std::io::Error| Error::io(operation, files.storage.path().join(&name), &error);
     SealedIndex::write(&*files.storage, &name, &contents).map_err(|error| fail("write", error))?;
     let index = SealedIndex::open(&*files.storage, &name, &identity)

@@ -26,7 +26,7 @@ use crate::index::{Before, KindFilter, Location, StreamId};
 use crate::log::manifest::ManifestSegment;
 use crate::log::open::first_chain;
 use crate::log::runs::FOLDER;
-use crate::log::segment::Segment;
+use crate::log::segment::{Segment, index_name};
 use crate::log::segments::Segments;
 use crate::log::storage::Storage;
 
@@ -38,11 +38,6 @@ const OPEN_MAX: usize = 128;
 pub(crate) struct Files {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) segments: Arc<Segments>,
-}
-
-/// The name of a segment's index file.
-pub(crate) fn index_name(sequence: u64, generation: u32) -> String {
-    format!("{sequence:09}.g{generation}.idx")
 }
 
 /// The sealed segments of a log, as they were at one moment, in their order.
@@ -123,7 +118,6 @@ impl SealedSegment {
         Identity {
             store_id: header.store_id,
             sequence: header.sequence,
-            generation: header.generation,
             salt: header.salt,
             base_lsn: header.base_lsn,
             end_lsn: self.named.end_lsn.unwrap_or(0),
@@ -153,7 +147,7 @@ impl SealedSegment {
             return Ok(index.clone());
         }
         let segment = files.segments.numbered(self.named.sequence)?;
-        let name = index_name(self.named.sequence, self.named.generation);
+        let name = index_name(self.named.sequence);
         match SealedIndex::open(&*files.storage, &name, &self.identity(&segment)) {
             Ok(file) => {
                 let opened = SegmentIndex::File(Arc::new(file));
@@ -171,7 +165,7 @@ impl SealedSegment {
 
     /// An index made from the segment, in place of a file that cannot be used.
     fn made(self: &Arc<Self>, files: &Files, problem: &IndexProblem) -> Result<SegmentIndex> {
-        let path = files.storage.path().join(index_name(self.named.sequence, self.named.generation));
+        let path = files.storage.path().join(index_name(self.named.sequence));
         match problem {
             IndexProblem::Missing => tracing::info!(?path, "the segment has no index file; its index is made from the segment"),
             IndexProblem::Damaged(reason) => tracing::warn!(?path, reason, "the index file is damaged; the index is made from the segment"),

@@ -14,10 +14,10 @@ use crate::log::format::{Kind, SegmentHeader, encoding};
 use crate::log::manifest::{MANIFEST, Manifest, ManifestProblem, ManifestSegment};
 use crate::log::open::{first_chain, named};
 use crate::log::recovery::Chain;
-use crate::log::segment::{AttachProblem, FIRST_FRAME, Segment, file_name};
+use crate::log::segment::{AttachProblem, FIRST_FRAME, Segment, file_name, index_name};
 use crate::log::storage::{Access, Storage, StorageFile, read_exact_at};
 use crate::log::watermark::{Mark, WATERMARK, Watermark};
-use crate::log_store::{LogStore, index_name};
+use crate::log_store::LogStore;
 use crate::progress::Progress;
 use crate::store::EventStore;
 use crate::version::Position;
@@ -249,7 +249,7 @@ impl Copying<'_> {
 
     /// Copies the index file of a segment, if it has one yet: without it the copy makes its own.
     fn index(&self, entry: &ManifestSegment) -> Result<()> {
-        let name = index_name(entry.sequence, entry.generation);
+        let name = index_name(entry.sequence);
         let reading = |error: io::Error| Error::io("read", self.source.path().join(&name), &error);
         let from = match self.source.open(&name, Access::Read) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -8,8 +8,8 @@ use super::source::{Source, damage};
 use crate::error::{Error, Result};
 use crate::index::file::IndexProblem;
 use crate::index::sealed::{Identity, Logged, SealedIndex};
+use crate::log::segment::index_name;
 use crate::log::storage::{Access, Storage};
-use crate::log_store::index_name;
 
 /// What it takes to mend an index file.
 const WAY_OUT: &str = "delete this file: it is made again from the segment, and nothing is lost with it";
@@ -24,7 +24,7 @@ pub(super) struct Reading {
 
 impl Reading {
     pub(super) fn begin(storage: &dyn Storage, source: &Arc<Source>) -> Self {
-        let has_index = |identity: &&Identity| storage.open(&index_name(identity.sequence, identity.generation), Access::Read).is_ok();
+        let has_index = |identity: &&Identity| storage.open(&index_name(identity.sequence), Access::Read).is_ok();
         let logged = source.indexed_as.as_ref().filter(has_index).map(|identity| Logged::new(identity.store_id, identity.base_lsn));
         Self { source: Arc::clone(source), logged, is_whole: true }
     }
@@ -52,7 +52,7 @@ impl Reading {
             }
             identity.end_position = identity.base_position + logged.event_count();
         }
-        let name = index_name(identity.sequence, identity.generation);
+        let name = index_name(identity.sequence);
         let compared =
             SealedIndex::open(storage, &name, &identity).and_then(|index| if self.is_whole { index.compare(&mut logged) } else { index.check() });
         let reason = match compared {

@@ -267,7 +267,6 @@ fn indexed_as(header: &SegmentHeader, named: &ManifestSegment, ahead: &Ahead) ->
     Some(Identity {
         store_id: header.store_id,
         sequence: header.sequence,
-        generation: header.generation,
         salt: header.salt,
         base_lsn: header.base_lsn,
         end_lsn: named.end_lsn?,

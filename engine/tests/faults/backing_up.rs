@@ -66,7 +66,7 @@ fn the_segments_of_a_backup_are_those_of_the_store() {
     let store = open(&storage).expect("opened");
     let (report, target) = backed_up(&store);
     let copied = target.files();
-    for name in [FIRST, SECOND, "000000001.g0.idx", "000000002.g0.idx"] {
+    for name in [FIRST, SECOND, "000000001.idx", "000000002.idx"] {
         assert!(copied[name] == files[name], "{name}");
     }
     assert_eq!(report.bytes, copied.iter().filter(|(name, _)| name.contains(".seg")).map(|(_, bytes)| bytes.len() as u64).sum::<u64>());

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use eventuali::storage::FaultyStorage;
-use eventuali::{Durability, EventStore, LogStore, OpenOptions, ReadStream, StreamKey};
+use eventuali::{Durability, EventStore, LogStore, OpenOptions, OpenOutcome, ReadStream, StreamKey};
 
 use crate::arrange::{SEGMENT_BYTES, many, one, open_with, options};
 use crate::files::{Files, flip, holding};
@@ -118,6 +118,24 @@ fn merging_that_is_interrupted_at_any_operation_costs_nothing() {
         store.append(one("new", 10)).wait().expect("stored");
         assert!(next.files().keys().all(|name| !name.contains(".tmp")), "stopped at {stop}");
     }
+}
+
+/// They were left where they were. Appends of the same lengths gave the segments the same ends, and the indexes of what was given up
+/// passed for theirs.
+#[test]
+fn accepting_a_loss_removes_the_indexes_of_what_is_given_up() {
+    let (_, files) = store_of(6, &settled());
+    let second = "000000002.g0.seg";
+    let lost = flip(&files, second, (files[second].len() - 20_000) * 8);
+    let storage = holding(&lost);
+    let damage = match open_with(&storage, settled().read_up_to_damage()).expect("it opens").open_report().outcome.clone() {
+        OpenOutcome::Damaged { damage, .. } => damage,
+        outcome => panic!("{outcome:?}"),
+    };
+    let store = open_with(&storage, settled().accept_loss_after(damage.last_good_position)).expect("accepted");
+    let indexes: Vec<_> = storage.files().into_keys().filter(|name| name.contains(".idx") || name.contains(".run")).collect();
+    assert_eq!((damage.segment, &indexes[..]), (2, &["000000001.idx".to_owned()][..]));
+    streams(&store);
 }
 
 #[test]

@@ -112,14 +112,14 @@ fn a_damaged_or_missing_manifest_is_told_and_the_segments_are_read_all_the_same(
 
 #[test]
 fn a_damaged_index_file_is_told_with_the_way_out_and_a_missing_one_is_none() {
-    const INDEX: &str = "000000001.g0.idx";
+    const INDEX: &str = "000000001.idx";
     let (files, events) = three_segments();
     assert!(files.contains_key(INDEX));
     let mut damaged: Vec<Files> = (0..files[INDEX].len() * 8).step_by(1009).map(|bit| flip(&files, INDEX, bit)).collect();
     let mut cut = files.clone();
     cut.get_mut(INDEX).expect("it is there").truncate(5000);
     let mut of_another = files.clone();
-    of_another.insert(INDEX.to_owned(), files["000000002.g0.idx"].clone());
+    of_another.insert(INDEX.to_owned(), files["000000002.idx"].clone());
     damaged.extend([cut, of_another]);
     for damaged in damaged {
         let report = verified(&damaged);

@@ -6,13 +6,12 @@ use super::*;
 use crate::index::file::{layout, write as write_file};
 use crate::log::storage::{Access, MemoryStorage};
 
-const NAME: &str = "000000007.g0.idx";
+const NAME: &str = "000000007.idx";
 
 pub(crate) fn identity(sequence: u64) -> Identity {
     Identity {
         store_id: Uuid::from_u128(0x1234_5678_9ABC_DEF0_0FED_CBA9_8765_4321),
         sequence,
-        generation: 0,
         salt: 99,
         base_lsn: 4096,
         end_lsn: 1 << 20,
@@ -217,7 +216,6 @@ fn an_index_of_anything_else_is_damaged_and_a_lost_one_missing() {
     let others = [
         Identity { store_id: Uuid::nil(), ..mine },
         Identity { sequence: 8, ..mine },
-        Identity { generation: 1, ..mine },
         Identity { salt: 98, ..mine },
         Identity { base_lsn: 0, ..mine },
         Identity { end_lsn: 0, ..mine },
@@ -227,7 +225,7 @@ fn an_index_of_anything_else_is_damaged_and_a_lost_one_missing() {
     for other in others {
         assert_eq!(damage(SealedIndex::open(&storage, NAME, &other)), "it was made from another log");
     }
-    assert!(matches!(SealedIndex::open(&storage, "000000008.g0.idx", &mine), Err(IndexProblem::Missing)));
+    assert!(matches!(SealedIndex::open(&storage, "000000008.idx", &mine), Err(IndexProblem::Missing)));
 }
 
 /// Everything that can be asked of an index, each question by itself.

@@ -64,9 +64,7 @@ fn compress_locked(storage: &dyn Storage) -> Result<Compression> {
         manifest.replace(storage).map_err(|error| io("write", MANIFEST, &error))?;
     }
     for name in storage.list("").map_err(|error| io("list", "", &error))? {
-        // A segment file, or the index that was made from it.
-        let of_segment = name.strip_suffix(".idx").map_or_else(|| name.clone(), |stem| format!("{stem}.seg"));
-        let replaced = parse_name(&of_segment)
+        let replaced = parse_name(&name)
             .is_some_and(|(sequence, generation)| manifest.segments.iter().any(|entry| entry.sequence == sequence && entry.generation != generation));
         if replaced {
             storage.remove(&name).map_err(|error| io("remove", &name, &error))?;

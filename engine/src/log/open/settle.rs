@@ -10,7 +10,8 @@ use crate::log::compressed::unpack;
 use crate::log::format::encoding;
 use crate::log::manifest::{MANIFEST, Manifest, ManifestSegment};
 use crate::log::recovery::Verdict;
-use crate::log::segment::{FIRST_FRAME, Segment, file_name, new_segment};
+use crate::log::runs;
+use crate::log::segment::{FIRST_FRAME, Segment, file_name, new_segment, parse_index_name};
 use crate::log::storage::{Access, Space, StorageFile};
 use crate::log::watermark::{Mark, WATERMARK, Watermark};
 use crate::version::Position;
@@ -80,6 +81,7 @@ impl Opening<'_> {
 
     /// Moves everything behind the last good frame to quarantine, and forgets it in an order that can be repeated after a crash at any point.
     fn accept_loss(&self, found: &mut Found, epoch_floor: u32) -> Result<()> {
+        self.remove_indexes(found.segments.last().map_or(0, |last| last.header.sequence))?;
         let replaced = found.segments.last().filter(|last| last.header.encoding != encoding::PLAIN).map(|last| last.name.clone());
         if let Some(name) = &replaced {
             self.quarantine_copy(name)?;
@@ -119,6 +121,25 @@ impl Opening<'_> {
             Some(name) => self.storage.remove(&name).map_err(|error| self.io("remove", &name, &error)),
             None => Ok(()),
         }
+    }
+
+    /// Removes the indexes of a segment and of all behind it. What is appended now may end where they did, and they would be taken for its own.
+    fn remove_indexes(&self, first: u64) -> Result<()> {
+        let remove = |name: String| match self.storage.remove(&name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.io("remove", &name, &error)),
+            _ => Ok(()),
+        };
+        for name in self.list()? {
+            if parse_index_name(&name).is_some_and(|sequence| sequence >= first) {
+                remove(name)?;
+            }
+        }
+        for name in self.storage.list(runs::FOLDER).map_err(|error| self.io("list", runs::FOLDER, &error))? {
+            if runs::parse_run_name(&name).is_some_and(|(_, last)| last >= first) {
+                remove(format!("{}/{name}", runs::FOLDER))?;
+            }
+        }
+        Ok(())
     }
 
     /// A segment to go on with where none is left. No file has its name.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{Files, Sealed, SealedSegment, index_name};
+use super::{Files, Sealed, SealedSegment};
 use crate::index::file::IndexProblem;
 use crate::index::run::{Input, Run, RunIdentity, members};
 use crate::index::sealed::SealedIndex;
 use crate::log::runs::{FOLDER, parse_run_name, run_name};
+use crate::log::segment::index_name;
 
 /// How many levels of runs there are. To merge a run, the index files of all of its segments are opened at once.
 const LEVELS: u32 = 2;
@@ -75,7 +76,7 @@ impl Sealed {
     /// What a run must say of itself; nothing if there are not all of its segments.
     fn run_identity(&self, first: u64, last: u64, store_id: Uuid) -> Option<RunIdentity> {
         let segments = self.between(first, last)?;
-        let members = members(segments.iter().map(|segment| (segment.named.sequence, segment.named.generation, segment.named.end_lsn.unwrap_or(0))));
+        let members = members(segments.iter().map(|segment| (segment.named.sequence, segment.named.end_lsn.unwrap_or(0))));
         Some(RunIdentity { store_id, first_segment: first, last_segment: last, members })
     }
 
@@ -166,7 +167,7 @@ impl SealedSegment {
     /// Its index file, as it is on disk.
     fn open_file(&self, files: &Files) -> Result<SealedIndex, IndexProblem> {
         let segment = files.segments.numbered(self.named.sequence).map_err(|_| IndexProblem::Missing)?;
-        SealedIndex::open(&*files.storage, &index_name(self.named.sequence, self.named.generation), &self.identity(&segment))
+        SealedIndex::open(&*files.storage, &index_name(self.named.sequence), &self.identity(&segment))
     }
 }
 
@@ -222,7 +223,7 @@ mod tests {
             streams: vec![stream(hash("second"), 1, 1), stream(hash("first"), 1, 1), stream(hash("large"), 0, 2)],
             slots: vec![0, 1],
         };
-        SealedIndex::write(&*storage, &index_name(2, 0), &contents).expect("memory");
+        SealedIndex::write(&*storage, &index_name(2), &contents).expect("memory");
         let merged = sealed();
         merged.merge_runs(2, &files);
         assert_eq!(storage.list(FOLDER).expect("memory"), [run_name(1, 2)]);
