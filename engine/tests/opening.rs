@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
-use eventuali::{Durability, Error, LogStore, OpenOptions, Position, rebuild_manifest};
+use eventuali::maintenance::verify;
+use eventuali::{
+    AppendBatch, Durability, Error, EventData, EventStore, ExpectedVersion, LogStore, NewEvent, OpenOptions, Position, ReadAll, rebuild_manifest,
+};
 
 /// The files in a directory, by name.
 fn files(directory: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -109,4 +113,42 @@ fn opening_an_open_store_with_other_options_is_refused_with_those_that_differ() 
     assert_refused_with(OpenOptions::new().read_up_to_damage(), path, "read_up_to_damage is false there, true was asked for");
     drop(LogStore::open(path).expect("equal options give another handle"));
     drop(store);
+}
+
+/// Appends events that fill segments, whose payloads begin with this byte.
+fn append(store: &LogStore, first: u8, events: usize) {
+    for _ in 0..events {
+        let event = NewEvent::new("Happened", EventData::Protobuf(vec![first; 20_000]));
+        store.append(AppendBatch::one("a", "Thing", ExpectedVersion::Any, vec![event])).wait().expect("stored");
+    }
+}
+
+#[test]
+fn two_directories_with_one_store_id_are_two_stores_and_a_segment_of_one_in_the_other_is_told() {
+    let options = || OpenOptions::new().segment_bytes(64 << 10);
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let paths = [folder.path().join("one"), folder.path().join("two")];
+    let store = options().open(&paths[0]).expect("it opens");
+    append(&store, 0, 4);
+    store.close().wait().expect("closed");
+    fs::create_dir(&paths[1]).expect("made");
+    for (name, bytes) in files(&paths[0]) {
+        fs::write(paths[1].join(name), bytes).expect("copied");
+    }
+    let [one, two] = [&paths[0], &paths[1]].map(|path| options().open(path).expect("each has a lock of its own"));
+    assert_eq!(one.identity().wait().expect("known").store_id, two.identity().wait().expect("known").store_id);
+    append(&one, 1, 8);
+    append(&two, 2, 8);
+    for (store, first) in [(&one, 1), (&two, 2)] {
+        let firsts: Vec<u8> = store.read_all(ReadAll::new()).map(|event| event.expect("read").payload()[0]).collect();
+        assert_eq!(firsts, [[0; 4].as_slice(), &[first; 8]].concat());
+        store.close().wait().expect("closed");
+    }
+    let on = |_: &eventuali::Progress| ControlFlow::Continue(());
+    assert!(paths.iter().all(|path| verify(path, on).expect("read").is_sound()));
+    // They have parted within the second segment, and the third one of the other continues that.
+    let third = files(&paths[1]).into_keys().find(|name| name.starts_with("000000003.") && name.ends_with(".seg")).expect("a third segment");
+    fs::copy(paths[1].join(&third), paths[0].join(&third)).expect("copied");
+    let report = verify(&paths[0], on).expect("read");
+    assert!(report.damage.iter().any(|damage| damage.file == third), "{:?}", report.damage);
 }
