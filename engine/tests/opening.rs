@@ -147,7 +147,7 @@ fn two_directories_with_one_store_id_are_two_stores_and_a_segment_of_one_in_the_
     let on = |_: &eventuali::Progress| ControlFlow::Continue(());
     assert!(paths.iter().all(|path| verify(path, on).expect("read").is_sound()));
     // They have parted within the second segment, and the third one of the other continues that.
-    let third = files(&paths[1]).into_keys().find(|name| name.starts_with("000000003.") && name.ends_with(".seg")).expect("a third segment");
+    let third = files(&paths[1]).into_keys().find(|name| name.starts_with("000000003.g")).expect("a third segment");
     fs::copy(paths[1].join(&third), paths[0].join(&third)).expect("copied");
     let report = verify(&paths[0], on).expect("read");
     assert!(report.damage.iter().any(|damage| damage.file == third), "{:?}", report.damage);
