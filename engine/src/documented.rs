@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::index::{file, filter, run, sealed};
 use crate::log::compressed::{BLOCK_BYTES_RANGE, BLOCK_EXTRA_BYTES_MAX, DICTIONARY_BYTES_MAX, block_entry, footer, table_page};
 use crate::log::format::{self, body, frame_header, record_entry, seal_body, segment_header};
-use crate::log::{manifest, watermark};
+use crate::log::{lineage, manifest, watermark};
 
 const DOCUMENT: &str = include_str!("../../docs/file-format.md");
 
@@ -52,6 +52,7 @@ fn every_layout_is_documented_as_it_is() {
     assert_eq!(layout("## Manifest"), of_manifest);
     let of_manifest_entry = fields!(manifest::layout: SEQUENCE 8, GENERATION 4, SEALED 4, BASE_LSN 8, BASE_POSITION 8, END_LSN 8, DIGEST 32);
     assert_eq!(layout("### Manifest entry"), of_manifest_entry);
+    assert_eq!(layout("### Manifest ancestor"), fields!(lineage::layout: STORE_ID 16, END_LSN 8, POSITION 8));
     let of_watermark = fields!(watermark::layout: MAGIC 4, EPOCH 4, SEQUENCE 8, STORE_ID 16, SEGMENT 8, DURABLE_LSN 8, VISIBLE_LSN 8, DURABLE_POSITION 8, VISIBLE_POSITION 8, RESERVED 4, CHECKSUM 4);
     assert_eq!(layout("## Watermark"), of_watermark);
 }
@@ -124,6 +125,7 @@ fn the_fields_fill_their_layouts() {
         ("### Blocks footer", footer::FOOTER_BYTES),
         ("## Manifest", manifest::layout::HEAD_BYTES),
         ("### Manifest entry", manifest::layout::ENTRY_BYTES),
+        ("### Manifest ancestor", lineage::layout::ENTRY_BYTES),
         ("## Watermark", watermark::layout::BYTES),
         ("## Index files", file::layout::HEAD_BYTES),
         ("### Section entry", file::layout::SECTION_BYTES),
@@ -175,6 +177,7 @@ fn every_number_is_documented_as_it_is() {
         format!("a multiple of 8, from {} to {}", BLOCK_BYTES_RANGE.0, BLOCK_BYTES_RANGE.1),
         format!("A page of the table has {} of them", table_page::ENTRIES),
         format!("`{}`", String::from_utf8_lossy(&manifest::layout::MAGIC_BYTES)),
+        format!("{} for each ancestor, of which there are at most {}", lineage::layout::ENTRY_BYTES, lineage::ANCESTORS_MAX),
         format!("at bytes 0 and {}", watermark::layout::SLOT_DISTANCE),
     ];
     for statement in stated {

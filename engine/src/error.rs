@@ -201,6 +201,20 @@ pub enum Error {
         /// What the target has there.
         reason: String,
     },
+    /// The store cannot be forked at this position. Nothing was made.
+    #[error("the store {path:?} cannot be forked at position {position}: {problem}; fork it at {}", nearest(*before, *after))]
+    ForkPosition {
+        /// The directory of the store.
+        path: PathBuf,
+        /// Where it was to be forked.
+        position: Position,
+        /// What is wrong with it.
+        problem: ForkProblem,
+        /// The nearest position before it where it can be forked.
+        before: Option<Position>,
+        /// The nearest position behind it where it can be forked.
+        after: Option<Position>,
+    },
     /// A connection string, path or option cannot be used. Nothing was created.
     #[error("{message}")]
     Configuration {
@@ -234,6 +248,37 @@ impl std::fmt::Display for EventIdProblem {
             Self::PartlyStored => "it is stored already, but the rest of this append is not stored next to it",
             Self::DifferentEvent => "it is stored already with another type or payload",
         })
+    }
+}
+
+/// Why a store cannot be forked at a position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ForkProblem {
+    /// The store has not come so far yet.
+    Ahead,
+    /// It lies within the events of one append, which stay together.
+    WithinAppend,
+    /// The events up to there are not in the store any more.
+    Gone,
+}
+
+impl std::fmt::Display for ForkProblem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Ahead => "it lies ahead of the last event",
+            Self::WithinAppend => "it lies within the events of one append, which stay together",
+            Self::Gone => "the first events that the store has come later",
+        })
+    }
+}
+
+/// In words, where a store can be forked.
+fn nearest(before: Option<Position>, after: Option<Position>) -> String {
+    match (before, after) {
+        (Some(before), Some(after)) => format!("{before} or {after}"),
+        (Some(only), None) | (None, Some(only)) => only.to_string(),
+        (None, None) => "another position".to_owned(),
     }
 }
 

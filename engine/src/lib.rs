@@ -167,7 +167,7 @@ pub mod testing;
 mod version;
 
 pub use aggregate::{Aggregate, AsOf, Load, Root, Save};
-pub use error::{Corruption, Error, EventIdProblem, Remedy, Result};
+pub use error::{Corruption, Error, EventIdProblem, ForkProblem, Remedy, Result};
 pub use event::{DataFormat, Event, EventData, EventMetadata, Json, NewEvent, StreamKey, Tag, Timestamp};
 pub use log::compressed::Compression;
 pub use log::storage;

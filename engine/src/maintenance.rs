@@ -1,5 +1,6 @@
-//! Looking after a store's files: [`backup`] copies an open store while it is written to, [`verify`] reads everything and
-//! reports every damaged place, [`salvage`] writes what can be saved to a new store and lists what cannot.
+//! Looking after a store's files: [`backup`] copies an open store while it is written to, [`fork`] makes another one that goes on from
+//! a position and shares what comes before it, [`verify`] reads everything and reports every damaged place, [`salvage`] writes what can
+//! be saved to a new store and lists what cannot.
 //!
 //! All leave the store as it is, byte for byte. [`verify`] and [`salvage`] take no lock: they work on a closed store, on
 //! one that is damaged beyond opening, and on one that a writer is appending to.
@@ -31,7 +32,9 @@
 mod backup;
 mod digest;
 mod files;
+mod fork;
 mod indexes;
+mod kin;
 mod pipeline;
 mod rescue;
 mod salvage;
@@ -47,6 +50,7 @@ mod walk;
 use std::fmt;
 
 pub use backup::{BackupReport, backup, backup_storage};
+pub use fork::{ForkReport, fork, fork_storage};
 pub use salvage::{PositionRange, SalvageReport, StreamLoss, Transfer, salvage, salvage_storage};
 pub use verify::{VerifyReport, verify, verify_storage};
 

@@ -1,9 +1,10 @@
 //! The conformance suite on the embedded engine, in memory and on disk, and on the naive model; and the proof that the suite
 //! finds mistakes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use eventuali::maintenance::{fork, fork_storage};
 use eventuali::storage::{MemoryStorage, Storage};
 use eventuali::testing::{CASES, Home, ModelHome, PlantedBug, PlantedHome, run_case};
 use eventuali::{Durability, EventStore, LogStore, OpenOptions, compress_storage};
@@ -88,6 +89,61 @@ mod over_compressed_segments {
     use super::{Arc, Compressed, MemoryStorage};
 
     eventuali::conformance_suite!(|| super::boxed(Compressed(Arc::new(MemoryStorage::new()))));
+}
+
+/// Forks of forks: each opening forks the store that was closed, in memory too, and opens the fork.
+struct Forked(Mutex<Arc<MemoryStorage>>);
+
+impl Home for Forked {
+    fn open(&self) -> Arc<dyn EventStore> {
+        let open = |storage: &Arc<MemoryStorage>| {
+            OpenOptions::new().segment_bytes(SMALL_SEGMENT_BYTES).merge_indexes_of(2).open_storage(storage.clone()).expect("the store opens")
+        };
+        let mut storage = self.0.lock().expect("whole");
+        let (parent, fork) = (open(&storage), Arc::new(MemoryStorage::new()));
+        fork_storage(&parent, &*fork, None).expect("it can be forked");
+        parent.close().wait().expect("closed");
+        *storage = fork;
+        Arc::new(open(&storage))
+    }
+}
+
+/// All but that a store keeps its id, which a fork does not.
+#[test]
+fn what_outlives_a_store_is_in_the_forks_of_its_forks_too() {
+    let backend = || boxed(Forked(Mutex::new(Arc::new(MemoryStorage::new()))));
+    let outlives = |name: &str| name.contains("reopen") || name == "random_operations_agree_with_the_model";
+    let mut cases = CASES.iter().filter(|(name, _)| outlives(name)).peekable();
+    assert!(cases.peek().is_some());
+    for (name, _) in cases {
+        run_case(name, &backend);
+    }
+}
+
+/// A fork in a directory, of a parent that is gone.
+struct ForkedDirectory {
+    directory: TempDir,
+    options: OpenOptions,
+}
+
+impl Home for ForkedDirectory {
+    fn open(&self) -> Arc<dyn EventStore> {
+        let (parent, path) = (self.directory.path().join("parent"), self.directory.path().join("store"));
+        if !path.exists() {
+            let store = self.options.clone().open(&parent).expect("the store opens");
+            fork(&store, &path, None).expect("it can be forked");
+            store.close().wait().expect("closed");
+            std::fs::remove_dir_all(&parent).expect("removed");
+        }
+        Arc::new(self.options.clone().open(path).expect("the store opens"))
+    }
+}
+
+mod over_a_fork_on_disk {
+    eventuali::conformance_suite!(|| super::boxed(super::ForkedDirectory {
+        directory: tempfile::tempdir().expect("a temporary directory"),
+        options: super::with(super::Durability::Os).segment_bytes(super::SMALL_SEGMENT_BYTES),
+    }));
 }
 
 mod on_disk_with_sync {

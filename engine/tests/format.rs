@@ -5,9 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use eventuali::maintenance::fork;
 use eventuali::{
-    AppendBatch, Durability, Event, EventData, EventMetadata, EventStore, ExpectedVersion, Json, LogStore, NewEvent, OpenOptions, ReadAll, Tag,
-    Timestamp,
+    AppendBatch, Durability, Event, EventData, EventMetadata, EventStore, ExpectedVersion, Json, LogStore, NewEvent, OpenOptions, Position, ReadAll,
+    Tag, Timestamp,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -177,5 +178,27 @@ fn a_reader_written_from_the_document_alone_sees_the_same_events() {
         let path = folder.path().join(name);
         copy(&store, &path);
         assert_eq!(elsewhere, read(&path).iter().map(described).collect::<Vec<_>>(), "{name}");
+    }
+}
+
+#[test]
+fn a_reader_written_from_the_document_alone_sees_the_events_of_forks() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let path = |generation: u32| folder.path().join(format!("generation-{generation}"));
+    copy(&golden("v1"), &path(0));
+    for generation in 1..=3 {
+        let store = OpenOptions::new().segment_bytes(64 << 10).open(path(generation - 1)).expect("the store opens");
+        for number in 0..3 {
+            let large = event(1000 + u128::from(10 * generation + number), "OrderPaid", json_data(&json!("x".repeat(30_000))));
+            store.append(AppendBatch::one("order-1", "Order", ExpectedVersion::Any, vec![large])).wait().expect("the append is stored");
+        }
+        let head = store.head().wait().expect("known").0;
+        fork(&store, path(generation), Some(Position(head - 1))).expect("a fork");
+        store.close().wait().expect("closed");
+    }
+    for generation in 0..=3 {
+        let elsewhere = read_elsewhere(&path(generation));
+        assert_eq!(elsewhere, read(&path(generation)).iter().map(described).collect::<Vec<_>>());
+        assert!(elsewhere.len() as u64 >= 8 + 2 * u64::from(generation));
     }
 }

@@ -11,7 +11,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use eventuali::maintenance::{backup, verify};
+use eventuali::maintenance::{self, backup, verify};
 use eventuali::{
     AppendBatch, Durability, Error, EventData, EventStore, ExpectedVersion, LogStore, NewEvent, OpenOptions, ReadAll, ReadStream, Result,
 };
@@ -388,6 +388,76 @@ fn a_backup_that_is_killed_is_whole_or_no_store_and_is_cleared_away_by_the_next(
         assert!(!remains.exists(), "round {round}");
         assert_eq!(report.position, store.head().wait().expect("told"));
         fs::remove_dir_all(directory.path().join("copy")).expect("removed");
+    }
+    assert!(whole > 0 && unfinished > 0, "{whole} were whole, {unfinished} unfinished");
+}
+
+/// Forks, writes to the fork, and goes on from it, while the first store is written to.
+fn fork_until_killed(directory: &Path) {
+    let store = open(&directory.join("store")).expect("opened");
+    let writer = store.clone();
+    thread::spawn(move || {
+        loop {
+            writer.append(one("a", "written meanwhile", 500)).wait().expect("stored");
+        }
+    });
+    say("open");
+    loop {
+        let target = directory.join("fork");
+        let report = maintenance::fork(&store, &target, None).expect("forked");
+        let copy = open(&target).expect("opened");
+        copy.append(one("c", "written to the fork", 40_000)).wait().expect("stored");
+        drop(copy);
+        fs::rename(&target, directory.join(format!("fork-at-{}", report.position))).expect("renamed");
+        say("forked");
+    }
+}
+
+#[test]
+fn a_fork_that_is_killed_is_whole_or_no_store_and_is_cleared_away_by_the_next() {
+    if let Some(directory) = role() {
+        return fork_until_killed(&directory);
+    }
+    let on = |_: &eventuali::Progress| ControlFlow::Continue(());
+    let rounds = if std::env::var_os("EVENTUALI_SOAK").is_some() { 200 } else { 40 };
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (source, target, remains) = (directory.path().join("store"), directory.path().join("fork"), directory.path().join("fork.fork.tmp"));
+    open(&source).expect("created").append(many("b", &vec!["before".to_owned(); 500], 400)).wait().expect("stored");
+    let (mut whole, mut unfinished, mut head) = (0, 0, 0);
+    for round in 0..rounds {
+        let mut role = Role::of("a_fork_that_is_killed_is_whole_or_no_store_and_is_cleared_away_by_the_next", directory.path());
+        role.expect("open");
+        if round % 5 == 0 {
+            role.expect("forked");
+        }
+        // How far it comes differs from round to round.
+        thread::sleep(Duration::from_micros(round * 7919 % 31_000));
+        role.kill();
+        if remains.join("MANIFEST").exists() {
+            // It comes last: all is there but the name.
+            assert!(verify(&remains, on).expect("read").is_sound(), "round {round}");
+        }
+        unfinished += u64::from(remains.exists());
+        for entry in fs::read_dir(directory.path()).expect("readable") {
+            let path = entry.expect("readable").path();
+            if path != source && path != remains {
+                let store = open(&path).expect("a fork with its name opens");
+                store.append(one("c", "appended", 10)).wait().expect("it takes appends");
+                store.close().wait().expect("closed");
+                assert!(verify(&path, on).expect("read").is_sound(), "round {round}");
+                fs::remove_dir_all(&path).expect("removed");
+                whole += 1;
+            }
+        }
+        assert!(verify(&source, on).expect("read").is_sound(), "round {round}: the parent is untouched");
+        let store = open(&source).expect("it opens");
+        let now = store.head().wait().expect("told").0;
+        assert!(now >= head, "round {round}");
+        head = now;
+        let report = maintenance::fork(&store, &target, None).expect("forked");
+        assert!(!remains.exists(), "round {round}");
+        assert_eq!(report.position.0, now);
+        fs::remove_dir_all(&target).expect("removed");
     }
     assert!(whole > 0 && unfinished > 0, "{whole} were whole, {unfinished} unfinished");
 }

@@ -19,14 +19,16 @@ def check(condition: bool, complaint: str) -> None:
         raise SystemExit(complaint)
 
 
-def manifest(path: Path) -> tuple[bytes, list[tuple[Any, ...]]]:
+def manifest(path: Path) -> tuple[bytes, list[tuple[Any, ...]], list[tuple[bytes, int]]]:
     data = path.read_bytes()
     check(data[:8] == b"EVTLIMAN", "this is no manifest")
     check(zlib.crc32(data[:-4], FILE_SEED) == struct.unpack("<I", data[-4:])[0], "the manifest is damaged")
     _, readable_from, store_id, _, count, lineage, _ = struct.unpack_from("<II16sIIII", data, 8)
     check(readable_from <= 1, "the manifest is of a newer version")
     check(len(data) == 48 + 72 * count + lineage + 4, "the manifest's length is wrong")
-    return store_id, [struct.unpack_from("<QIIQQQ", data, 48 + 72 * number) for number in range(count)]
+    segments = [struct.unpack_from("<QIIQQQ", data, 48 + 72 * number) for number in range(count)]
+    ancestors = [struct.unpack_from("<16sQ", data, 48 + 72 * count + at) for at in range(0, lineage, 32)]
+    return store_id, segments, ancestors
 
 
 class Extras:
@@ -76,7 +78,7 @@ def record(body: bytes) -> dict[str, Any]:
 
 
 def events(store: Path) -> Iterator[dict[str, Any]]:
-    store_id, segments = manifest(store / "MANIFEST")
+    store_id, segments, ancestors = manifest(store / "MANIFEST")
     lsn, position, anchor, epoch, commit_time = segments[0][3], segments[0][4], 0, None, -(2**63)
     for number, (sequence, generation, sealed, base_lsn, base_position, end_lsn) in enumerate(segments):
         data = (store / f"{sequence:09}.g{generation}.seg").read_bytes()
@@ -90,7 +92,8 @@ def events(store: Path) -> Iterator[dict[str, Any]]:
         )
         check(readable_from <= 1, "the segment is of a newer version")
         check(data[76:80] == bytes(4), "the segment is compressed, which this reader cannot undo")
-        check(owner == store_id and told == [sequence, generation], "the segment is another one")
+        maker = next((ancestor for ancestor, end in ancestors if base_lsn < end), store_id)
+        check(owner == maker and told == [sequence, generation], "the segment is another one")
         check(
             (lsn_, position_, anchor_) == (base_lsn, base_position, anchor) == (lsn, position, anchor),
             "a segment is missing",

@@ -14,6 +14,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use uuid::Uuid;
 use zstd::bulk::Compressor;
 use zstd::zstd_safe::CParameter;
 
@@ -108,7 +109,8 @@ impl Prepared {
 /// [`Corruption`](Error::Corruption) if the original cannot be read, [`Io`](Error::Io). No file is left, unless removing it
 /// fails too; then the next open does it.
 pub(crate) fn compress(storage: &dyn Storage, segment: &Segment) -> Result<Compressed> {
-    rewrite(storage, segment, encoding::BLOCKS, |temporary, header| {
+    let header = next_generation(segment, encoding::BLOCKS);
+    rewrite(storage, segment, &header, |temporary, header| {
         let written = write_compressed(&*temporary, segment, header)?;
         if written.file_bytes >= written.plain_bytes / 100 * WORTH_PERCENT {
             return Ok(Compressed::NotWorthIt);
@@ -118,12 +120,14 @@ pub(crate) fn compress(storage: &dyn Storage, segment: &Segment) -> Result<Compr
     })
 }
 
-/// Makes a plain generation of a segment, as far as `plain_bytes`, under a temporary name: what can be cut and written to.
+/// Makes a plain generation of a segment, as far as `plain_bytes`, under a temporary name: what can be cut and written to. From now
+/// on it is a segment of the store `store_id` alone, whatever store has made it.
 ///
 /// # Errors
 /// Those of [`compress`].
-pub(crate) fn unpack(storage: &dyn Storage, segment: &Segment, plain_bytes: u64) -> Result<Prepared> {
-    let unpacked = rewrite(storage, segment, encoding::PLAIN, |temporary, header| {
+pub(crate) fn unpack(storage: &dyn Storage, segment: &Segment, plain_bytes: u64, store_id: Uuid) -> Result<Prepared> {
+    let header = SegmentHeader { store_id, ..next_generation(segment, encoding::PLAIN) };
+    let unpacked = rewrite(storage, segment, &header, |temporary, header| {
         temporary.write_at(&header.encode(), 0)?;
         let mut source = Source::new(&*segment.file, plain_bytes);
         while let Some((at, bytes)) = source.next(COPY_BYTES)? {
@@ -139,17 +143,21 @@ pub(crate) fn unpack(storage: &dyn Storage, segment: &Segment, plain_bytes: u64)
     }
 }
 
+/// The header of a segment's next generation.
+fn next_generation(segment: &Segment, encoding: u32) -> SegmentHeader {
+    SegmentHeader { generation: segment.header.generation + 1, encoding, ..segment.header }
+}
+
 /// Writes another generation of a segment, and compares it with the original.
 fn rewrite(
     storage: &dyn Storage,
     segment: &Segment,
-    encoding: u32,
+    header: &SegmentHeader,
     write: impl FnOnce(Arc<dyn StorageFile>, &SegmentHeader) -> io::Result<Compressed>,
 ) -> Result<Compressed> {
-    let header = SegmentHeader { generation: segment.header.generation + 1, encoding, ..segment.header };
     let temporary = temporary_name(&file_name(header.sequence, header.generation));
     let file = storage.create(&temporary).map_err(|error| Error::io("create", storage.path().join(&temporary), &error))?;
-    let rewritten = write(file, &header).and_then(|compressed| {
+    let rewritten = write(file, header).and_then(|compressed| {
         if let Compressed::Prepared(prepared) = &compressed {
             compare(storage, segment, prepared)?;
         }

@@ -2,7 +2,8 @@
 
 use uuid::Uuid;
 
-use super::format::{FILE_SEED, FORMAT_VERSION, HeadProblem, READABLE_FROM, check_version, checksum, is_plausible, u32_at, u64_at};
+use super::format::{FILE_SEED, FORMAT_VERSION, HeadProblem, READABLE_FROM, check_version, checksum, get, is_plausible, u32_at, u64_at};
+use super::lineage::Lineage;
 use super::storage::{Access, Storage, read_exact_at};
 use crate::error::{Error, Result};
 
@@ -14,7 +15,7 @@ pub(crate) const MANIFEST_TMP: &str = "MANIFEST.tmp";
 /// The length of a segment's digest.
 pub(crate) const DIGEST_BYTES: usize = 32;
 
-/// The layout: a head, then an entry for each segment, then a checksum of all before it.
+/// The layout: a head, then an entry for each segment, then the lineage, then a checksum of all before it.
 pub(crate) mod layout {
     /// The first bytes of a manifest (8 bytes).
     pub(crate) const MAGIC_BYTES: [u8; 8] = *b"EVTLIMAN";
@@ -60,6 +61,8 @@ pub(crate) mod layout {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Manifest {
     pub(crate) store_id: Uuid,
+    /// Whose segments come first.
+    pub(crate) lineage: Lineage,
     pub(crate) epoch: u32,
     pub(crate) segments: Vec<ManifestSegment>,
 }
@@ -90,14 +93,16 @@ pub(crate) enum ManifestProblem {
 
 impl Manifest {
     fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(layout::HEAD_BYTES + self.segments.len() * layout::ENTRY_BYTES + 4);
+        let lineage = self.lineage.encode();
+        let mut bytes = Vec::with_capacity(layout::HEAD_BYTES + self.segments.len() * layout::ENTRY_BYTES + lineage.len() + 4);
         bytes.extend_from_slice(&layout::MAGIC_BYTES);
         bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         bytes.extend_from_slice(&READABLE_FROM.to_le_bytes());
         bytes.extend_from_slice(self.store_id.as_bytes());
         bytes.extend_from_slice(&self.epoch.to_le_bytes());
         bytes.extend_from_slice(&u32::try_from(self.segments.len()).unwrap_or(u32::MAX).to_le_bytes());
-        bytes.extend_from_slice(&[0; 8]);
+        bytes.extend_from_slice(&u32::try_from(lineage.len()).unwrap_or(u32::MAX).to_le_bytes());
+        bytes.extend_from_slice(&[0; 4]);
         for segment in &self.segments {
             bytes.extend_from_slice(&segment.sequence.to_le_bytes());
             bytes.extend_from_slice(&segment.generation.to_le_bytes());
@@ -107,6 +112,7 @@ impl Manifest {
             bytes.extend_from_slice(&segment.end_lsn.unwrap_or(0).to_le_bytes());
             bytes.extend_from_slice(&segment.digest.unwrap_or_default());
         }
+        bytes.extend_from_slice(&lineage);
         let sum = checksum(FILE_SEED, &bytes);
         bytes.extend_from_slice(&sum.to_le_bytes());
         bytes
@@ -126,8 +132,9 @@ impl Manifest {
         if entries.len() != count * layout::ENTRY_BYTES + u32_at(bytes, layout::LINEAGE_BYTES) as usize {
             return Err(HeadProblem::Damaged("its length does not match its contents"));
         }
-        let mut store_id = [0; 16];
-        store_id.copy_from_slice(&bytes[layout::STORE_ID..layout::STORE_ID + 16]);
+        let store_id = Uuid::from_bytes(get(bytes, layout::STORE_ID));
+        let lineage = Lineage::decode(&entries[count * layout::ENTRY_BYTES..], store_id);
+        let lineage = lineage.ok_or(HeadProblem::Damaged("its lineage is one that no store has"))?;
         let segment = |entry: &[u8]| ManifestSegment {
             sequence: u64_at(entry, layout::SEQUENCE),
             generation: u32_at(entry, layout::GENERATION),
@@ -140,7 +147,17 @@ impl Manifest {
         if !segments.iter().all(|segment| is_plausible(segment.sequence, segment.base_lsn, segment.base_position)) {
             return Err(HeadProblem::Damaged("it holds numbers that no log reaches"));
         }
-        Ok(Self { store_id: Uuid::from_bytes(store_id), epoch: u32_at(bytes, layout::EPOCH), segments })
+        Ok(Self { store_id, lineage, epoch: u32_at(bytes, layout::EPOCH), segments })
+    }
+
+    /// That of a store which has nothing but its first segment.
+    pub(crate) fn of_new_store(store_id: Uuid, first: ManifestSegment) -> Self {
+        Self { store_id, lineage: Lineage::default(), epoch: 0, segments: vec![first] }
+    }
+
+    /// The store that made the segment which begins at this LSN: this one or an ancestor.
+    pub(crate) fn maker_of(&self, base_lsn: u64) -> Uuid {
+        self.lineage.maker_of(base_lsn, self.store_id)
     }
 
     /// Reads the manifest of a store.

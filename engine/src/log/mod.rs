@@ -3,6 +3,7 @@
 pub(crate) mod compressed;
 pub(crate) mod format;
 pub(crate) mod frame;
+pub(crate) mod lineage;
 pub(crate) mod manifest;
 pub(crate) mod open;
 pub(crate) mod recovery;

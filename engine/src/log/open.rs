@@ -11,6 +11,7 @@ pub(crate) use rebuild::rebuild_manifest;
 use uuid::Uuid;
 
 use super::format::SegmentHeader;
+use super::lineage::Lineage;
 use super::manifest::{MANIFEST, MANIFEST_TMP, Manifest, ManifestProblem, ManifestSegment};
 use super::recovery::{Chain, Evidence, Verdict, judge};
 use super::runs;
@@ -40,6 +41,7 @@ pub(crate) struct Log {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) lock: Box<dyn Lock>,
     pub(crate) store_id: Uuid,
+    pub(crate) lineage: Lineage,
     pub(crate) segments: Vec<Arc<Segment>>,
     pub(crate) sealed: Vec<ManifestSegment>,
     pub(crate) chain: Chain,
@@ -72,6 +74,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, on_damage: OnDamage, visit: &mut V
     Ok(Log {
         lock,
         store_id: settled.store_id,
+        lineage: settled.lineage,
         segments: settled.segments,
         sealed: settled.sealed,
         chain: settled.chain,
@@ -158,6 +161,7 @@ struct Found {
 /// What is left when the verdict has been carried out.
 struct Settled {
     store_id: Uuid,
+    lineage: Lineage,
     segments: Vec<Arc<Segment>>,
     sealed: Vec<ManifestSegment>,
     chain: Chain,
@@ -213,7 +217,7 @@ impl Opening<'_> {
                 Ok(segment) if is_untouched(&segment)? => {
                     // Its own name may not be durable yet, and must be before the manifest's.
                     self.storage.sync_directory("").map_err(|error| self.io("sync", "", &error))?;
-                    let manifest = Manifest { store_id: segment.header.store_id, epoch: 0, segments: vec![named(&segment.header, None)] };
+                    let manifest = Manifest::of_new_store(segment.header.store_id, named(&segment.header, None));
                     manifest.replace(self.storage).map_err(|error| self.io("write", MANIFEST, &error))?;
                     return Ok(Some(manifest));
                 }
@@ -230,7 +234,7 @@ impl Opening<'_> {
         let create = || {
             let segment = Segment::prepare(self.storage, header, FIRST_FRAME, Space::Written)?;
             segment.publish(self.storage)?;
-            let manifest = Manifest { store_id: header.store_id, epoch: 0, segments: vec![named(&header, None)] };
+            let manifest = Manifest::of_new_store(header.store_id, named(&header, None));
             manifest.replace(self.storage).map(|()| manifest)
         };
         create().map_err(|error| match error.kind() {
@@ -368,11 +372,12 @@ impl Opening<'_> {
             return Ok(0);
         }
         let last = named[sealed - 1];
-        let access = if sealed == named.len() { Access::Write } else { Access::Read };
-        let Ok(segment) = Segment::attach(self.storage, &file_name(last.sequence, last.generation), access) else { return Ok(0) };
+        // What is sealed may be shared with forks: it is never written to again.
+        let name = file_name(last.sequence, last.generation);
+        let Ok(segment) = Segment::attach(self.storage, &name, Access::Read) else { return Ok(0) };
         let header = &segment.header;
         let told = (header.store_id, header.sequence, header.generation, header.base_lsn, header.base_position);
-        if told != (found.manifest.store_id, last.sequence, last.generation, last.base_lsn, last.base_position) {
+        if told != (found.manifest.maker_of(last.base_lsn), last.sequence, last.generation, last.base_lsn, last.base_position) {
             return Ok(0);
         }
         let Some((chain, seal)) = segment.seal(last.end_lsn.unwrap_or(0)).map_err(|error| segment.io("read", &error))? else { return Ok(0) };
@@ -413,13 +418,19 @@ impl Opening<'_> {
     fn read_segment(&self, named: ManifestSegment, last: bool, anchor: &mut u32, found: &mut Found, visit: &mut Visit<'_>) -> Result<bool> {
         let name = file_name(named.sequence, named.generation);
         let last_good = found.chain.position - 1;
-        let access = if last { Access::Write } else { Access::Read };
+        let access = if last && named.end_lsn.is_none() { Access::Write } else { Access::Read };
         let attached = Segment::attach(self.storage, &name, access);
         let problem = match &attached {
             Err(AttachProblem::Missing) => Some("the manifest names this segment, but there is no such file"),
             Err(AttachProblem::Damaged(reason)) => Some(*reason),
             Err(AttachProblem::Error(_)) => None,
-            Ok(segment) if segment.header.store_id != found.manifest.store_id => Some("the segment belongs to another store"),
+            Ok(segment) if segment.header.store_id != found.manifest.maker_of(segment.header.base_lsn) => {
+                Some("the segment belongs to another store")
+            }
+            // It may be shared, so nothing may be appended to it.
+            Ok(segment) if named.end_lsn.is_none() && segment.header.store_id != found.manifest.store_id => {
+                Some("the segment is one of an ancestor's, yet the manifest does not say that it is sealed")
+            }
             Ok(segment) => {
                 let header = &segment.header;
                 let told = (header.sequence, header.generation, header.base_lsn, header.base_position, header.anchor);

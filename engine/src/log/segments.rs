@@ -6,6 +6,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
+use super::lineage::Lineage;
 use super::manifest::ManifestSegment;
 use super::segment::{AttachProblem, Segment, file_name};
 use super::storage::{Access, Storage};
@@ -25,6 +26,7 @@ pub(crate) struct Segments {
 struct Shared {
     storage: Arc<dyn Storage>,
     store_id: Uuid,
+    lineage: Lineage,
     /// Those that were opened, the first one first.
     open: Mutex<VecDeque<Arc<Slot>>>,
 }
@@ -36,9 +38,10 @@ struct Slot {
 
 impl Segments {
     /// The sealed segments of a manifest, and one that is open.
-    pub(crate) fn new(storage: Arc<dyn Storage>, store_id: Uuid, sealed: &[ManifestSegment], last: Arc<Segment>) -> Self {
+    pub(crate) fn new(storage: Arc<dyn Storage>, (store_id, lineage): (Uuid, &Lineage), sealed: &[ManifestSegment], last: Arc<Segment>) -> Self {
         let slots = sealed.iter().map(|named| Arc::new(Slot { named: *named, segment: Mutex::new(None) })).collect();
-        let mut segments = Self { slots, shared: Arc::new(Shared { storage, store_id, open: Mutex::new(VecDeque::new()) }) };
+        let shared = Shared { storage, store_id, lineage: lineage.clone(), open: Mutex::new(VecDeque::new()) };
+        let mut segments = Self { slots, shared: Arc::new(shared) };
         segments.push(last);
         segments
     }
@@ -61,9 +64,14 @@ impl Segments {
         self.slots.push(Arc::new(Slot { named, segment: Mutex::new(Some(segment)) }));
     }
 
-    /// The store that they belong to.
-    pub(crate) fn store_id(&self) -> Uuid {
-        self.shared.store_id
+    /// The store whose id the hashes in index files begin with: the first of the family.
+    pub(crate) fn origin(&self) -> Uuid {
+        self.shared.lineage.origin(self.shared.store_id)
+    }
+
+    /// The store that made the segment which begins at this LSN: the one that is open, or an ancestor.
+    pub(crate) fn maker_of(&self, base_lsn: u64) -> Uuid {
+        self.shared.lineage.maker_of(base_lsn, self.shared.store_id)
     }
 
     /// The segment that holds an LSN, and the LSN at which the next one begins.
@@ -125,7 +133,7 @@ impl Shared {
             Err(AttachProblem::Damaged(reason)) => return Err(damage(reason).into()),
         };
         let header = &segment.header;
-        if header.store_id != self.store_id {
+        if header.store_id != self.lineage.maker_of(named.base_lsn, self.store_id) {
             return Err(damage("the segment belongs to another store").into());
         }
         let told = (header.sequence, header.generation, header.base_lsn, header.base_position);

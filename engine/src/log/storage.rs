@@ -1,5 +1,6 @@
 //! The only door to the disk: files of one store, by name, with the duties a durable log needs.
 
+use std::any::Any;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ pub use memory::MemoryStorage;
 ///
 /// A file is durable only after its own `sync`; its name (created, renamed, removed) only after `sync_directory` of the
 /// folder that holds it. An operation that failed may have happened in part.
-pub trait Storage: Send + Sync + 'static {
+pub trait Storage: Any + Send + Sync {
     /// Where the store is, for messages.
     fn path(&self) -> PathBuf;
 
@@ -54,6 +55,15 @@ pub trait Storage: Send + Sync + 'static {
     /// # Errors
     /// What the system says.
     fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Gives a file of another directory the same name here as well: from then on both lead to the same bytes, and each can be removed
+    /// by itself. Nobody may change such a file any more. Whether that was possible; if not, the file has to be copied.
+    ///
+    /// # Errors
+    /// What the system says; `NotFound` if there is no such file, `AlreadyExists` if the name is taken here.
+    fn share_from(&self, _other: &dyn Storage, _name: &str) -> io::Result<bool> {
+        Ok(false)
+    }
 
     /// The names of the files in a folder (`""` is the store's own); empty if there is no such folder.
     ///

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::format::{FILE_SEED, checksum};
+use super::format::{FILE_SEED, checksum, get};
 use super::storage::{Access, Storage, StorageFile};
 
 /// The watermark's name.
@@ -139,6 +139,22 @@ impl Watermark {
             file.read_at(&mut bytes, slot * layout::SLOT_DISTANCE).is_ok() && bytes.iter().all(|byte| *byte == 0)
         });
         Ok(if untouched { Standing::Says(Mark::default()) } else { Standing::Unusable })
+    }
+
+    /// The store whose watermark this is, if one of its slots is whole.
+    pub(crate) fn store_of(storage: &dyn Storage) -> Option<Uuid> {
+        let file = storage.open(WATERMARK, Access::Read).ok()?;
+        (0..2).find_map(|slot| {
+            let mut bytes = [0; layout::BYTES];
+            let read = file.read_at(&mut bytes, slot * layout::SLOT_DISTANCE).ok()?;
+            let store_id = Uuid::from_bytes(get(&bytes, layout::STORE_ID));
+            (read == bytes.len()).then(|| decode(&bytes, store_id))?.map(|_| store_id)
+        })
+    }
+
+    /// Makes the watermark of a new store. Its name is durable when the directory is synced.
+    pub(crate) fn create(storage: &dyn Storage, store_id: Uuid) -> io::Result<Self> {
+        Ok(Self { file: storage.create(WATERMARK)?, store_id, sequence: 0, last: Mark::default(), fails: false })
     }
 
     /// Opens the watermark for writing, or makes one.

@@ -22,6 +22,7 @@ pub(crate) use decider::{Decider, Decision, Place};
 
 use super::format::{Kind, TAIL_RESERVE, events_frame_bytes, frame_header};
 use super::frame::FrameContext;
+use super::lineage::Lineage;
 use super::manifest::ManifestSegment;
 use super::open::{Log, Outcome};
 use super::recovery::Chain;
@@ -79,6 +80,7 @@ pub(crate) struct Writer<D: Decider> {
     segments: RwLock<Arc<Segments>>,
     storage: Arc<dyn Storage>,
     store_id: uuid::Uuid,
+    lineage: Lineage,
     options: WriterOptions,
     /// `None` where nothing is ever written.
     watermark: Mutex<Option<Watermark>>,
@@ -203,11 +205,11 @@ type Guard<'a, D> = MutexGuard<'a, Core<D>>;
 impl<D: Decider> Writer<D> {
     /// The writer of `log`, whose events `decider` has seen.
     pub(crate) fn new(log: Log, decider: D, options: WriterOptions) -> Result<Arc<Self>> {
-        let Log { storage, lock, store_id, segments, sealed, chain, epoch_floor, watermark, outcome, .. } = log;
+        let Log { storage, lock, store_id, lineage, segments, sealed, chain, epoch_floor, watermark, outcome, .. } = log;
         let Some(segment) = segments.last().cloned() else {
             return Err(Error::configuration("the log has no segments"));
         };
-        let segments = Segments::new(Arc::clone(&storage), store_id, &sealed, Arc::clone(&segment));
+        let segments = Segments::new(Arc::clone(&storage), (store_id, &lineage), &sealed, Arc::clone(&segment));
         let new_epoch = epoch_floor.checked_add(1);
         let state = match (&outcome, new_epoch) {
             (Outcome::Damaged(_), _) => State::ReadOnly,
@@ -242,6 +244,7 @@ impl<D: Decider> Writer<D> {
             segments: RwLock::new(Arc::new(segments)),
             storage,
             store_id,
+            lineage,
             options,
             watermark: Mutex::new(watermark),
             lock: Mutex::new(Some(lock)),

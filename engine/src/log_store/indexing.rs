@@ -198,7 +198,7 @@ fn let_go(writer: &Writer<Deciding>, part: &Part) {
 /// Writes the index file of a segment, and has it used from now on.
 fn write_index(files: &Files, sealed: &Sealed, segment: &SealedSegment, part: &Part) -> Result<()> {
     let log_segment = files.segments.numbered(part.sequence())?;
-    let identity = segment.identity(&log_segment);
+    let identity = segment.identity(&log_segment, files);
     let mut ids = Vec::new();
     log_segment.scan(&first_chain(&log_segment.header), &mut |_, frame| take_in_ids(&mut ids, frame))?;
     let contents = part.contents(identity, &ids, |key| {

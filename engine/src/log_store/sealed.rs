@@ -113,10 +113,10 @@ impl SealedSegment {
     }
 
     /// What its index file must say of itself.
-    pub(crate) fn identity(&self, segment: &Segment) -> Identity {
+    pub(crate) fn identity(&self, segment: &Segment, files: &Files) -> Identity {
         let header = &segment.header;
         Identity {
-            store_id: header.store_id,
+            store_id: files.segments.origin(),
             sequence: header.sequence,
             salt: header.salt,
             base_lsn: header.base_lsn,
@@ -148,7 +148,7 @@ impl SealedSegment {
         }
         let segment = files.segments.numbered(self.named.sequence)?;
         let name = index_name(self.named.sequence);
-        match SealedIndex::open(&*files.storage, &name, &self.identity(&segment)) {
+        match SealedIndex::open(&*files.storage, &name, &self.identity(&segment, files)) {
             Ok(file) => {
                 let opened = SegmentIndex::File(Arc::new(file));
                 *index = Some(opened.clone());
@@ -274,7 +274,7 @@ impl Sealed {
     /// The newest events of a stream before this segment.
     pub(crate) fn find_before(&self, key: &StreamKey<'_>, sequence: u64, files: &Files) -> Result<Option<Span>> {
         let runs = self.runs(files);
-        let hash = stream_hash(files.segments.store_id(), key.tenant, key.aggregate_id);
+        let hash = stream_hash(files.segments.origin(), key.tenant, key.aggregate_id);
         let mut left = &self.segments[..self.segments.partition_point(|segment| segment.named.sequence < sequence)];
         // The run of which one segment after the other is asked.
         let mut asked = None;

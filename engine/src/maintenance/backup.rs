@@ -108,7 +108,7 @@ pub fn backup_storage(store: &LogStore, target: &dyn Storage, mut progress: impl
     Ok(report)
 }
 
-fn read_manifest(storage: &dyn Storage) -> Result<Manifest> {
+pub(super) fn read_manifest(storage: &dyn Storage) -> Result<Manifest> {
     let unusable = |reason: &str| {
         let path = storage.path().join(MANIFEST);
         let (last_good_position, next_good_position, reason) = (Position::START, None, reason.to_owned());
@@ -284,7 +284,7 @@ impl Copying<'_> {
         watermark.write_durably(&mark).map_err(|error| self.writing("write", WATERMARK, &error))?;
         // The names of what it names are durable before its own.
         self.target.sync_directory("").map_err(|error| self.writing("sync", "", &error))?;
-        let manifest = Manifest { store_id: manifest.store_id, epoch: manifest.epoch.max(chain.epoch), segments: self.segments.clone() };
+        let manifest = Manifest { epoch: manifest.epoch.max(chain.epoch), segments: self.segments.clone(), ..manifest.clone() };
         manifest.replace(self.target).map_err(|error| self.writing("write", MANIFEST, &error))?;
         Ok(chain)
     }
@@ -302,7 +302,7 @@ impl Copying<'_> {
 }
 
 /// The segment that the manifest names.
-fn attach(storage: &dyn Storage, entry: &ManifestSegment) -> Result<Segment> {
+pub(super) fn attach(storage: &dyn Storage, entry: &ManifestSegment) -> Result<Segment> {
     Segment::attach(storage, &file_name(entry.sequence, entry.generation), Access::Read).map_err(|problem| unattachable(storage, entry, problem))
 }
 

@@ -6,6 +6,7 @@ use std::io;
 use uuid::Uuid;
 
 use super::Damage;
+use super::kin::{Family, Member, family_of};
 use super::source::damage;
 use crate::error::{Error, Result};
 use crate::log::format::{SegmentHeader, segment_header};
@@ -41,6 +42,12 @@ pub(super) enum Held {
     Missing,
 }
 
+impl Held {
+    fn member(&self) -> Option<Member<'_>> {
+        if let Self::Segment { file, header } = self { Some(Member { file, header }) } else { None }
+    }
+}
+
 impl Place {
     fn new(sequence: u64, generation: u32, named: Option<ManifestSegment>, held: Held) -> Self {
         Self { name: file_name(sequence, generation), sequence, named, held }
@@ -63,6 +70,8 @@ impl Place {
 
 /// What the files of a store say before their frames are read.
 pub(super) struct Files {
+    /// The store whose id the hashes in index files begin with.
+    pub(super) origin: Uuid,
     /// Whether there is a manifest to go by.
     pub(super) has_manifest: bool,
     /// Whether there is a watermark, whole or not.
@@ -96,11 +105,11 @@ impl Files {
         if files.is_empty() && manifest.as_ref().is_err_and(|problem| *problem == Unusable::Missing) && !has_watermark {
             return Err(Error::configuration(format!("there is no store in {:?}; check the path", storage.path())));
         }
-        let store_id = match &manifest {
-            Ok(manifest) => manifest.store_id,
-            Err(_) => commonest_store(&files),
+        let family = match &manifest {
+            Ok(manifest) => Family { store_id: manifest.store_id, lineage: manifest.lineage.clone() },
+            Err(_) => family_of(storage, &members(&files)),
         };
-        let standing = early.map_or_else(|| read_mark(storage, store_id), Ok)?;
+        let standing = early.map_or_else(|| read_mark(storage, family.store_id), Ok)?;
         let unfinished = manifest.is_err() && standing == Standing::Missing && is_unfinished_creation(storage, &files)?;
         if let (Err(problem), false) = (&manifest, unfinished) {
             found.push(damage(MANIFEST, None, 0, None, (0, 0), problem.reason(!files.is_empty())));
@@ -113,11 +122,18 @@ impl Files {
             found.push(damage(WATERMARK, None, 0, None, (0, 0), format!("neither of its slots is whole; {WITHOUT_WATERMARK}")));
         }
         let places = match &manifest {
-            Some(manifest) => named_places(manifest, &mut files, &mut found),
-            None => unnamed_places(store_id, &mut files, &mut found),
+            Some(manifest) => named_places(manifest, &family, &mut files, &mut found),
+            None => unnamed_places(&family, &mut files, &mut found),
         };
         let mark = if let Standing::Says(mark) = standing { mark } else { Mark::default() };
-        Ok(Self { has_manifest: manifest.is_some() || unfinished, has_watermark: standing != Standing::Missing, mark, places, damage: found })
+        Ok(Self {
+            origin: family.origin(),
+            has_manifest: manifest.is_some() || unfinished,
+            has_watermark: standing != Standing::Missing,
+            mark,
+            places,
+            damage: found,
+        })
     }
 }
 
@@ -172,15 +188,9 @@ fn read_mark(storage: &dyn Storage, store_id: Uuid) -> Result<Standing> {
     Ok(standing)
 }
 
-/// The store that most of the segments belong to.
-fn commonest_store(files: &BTreeMap<(u64, u32), Held>) -> Uuid {
-    let mut counts: BTreeMap<Uuid, usize> = BTreeMap::new();
-    for held in files.values() {
-        if let Held::Segment { header, .. } = held {
-            *counts.entry(header.store_id).or_default() += 1;
-        }
-    }
-    counts.into_iter().max_by_key(|(_, count)| *count).map_or(Uuid::nil(), |(store_id, _)| store_id)
+/// The segments whose headers are sound.
+fn members(files: &BTreeMap<(u64, u32), Held>) -> Vec<Member<'_>> {
+    files.values().filter_map(Held::member).collect()
 }
 
 /// All segment files, by the numbers in their names. Headers that are not whole are told.
@@ -222,8 +232,8 @@ fn is_unfinished_creation(storage: &dyn Storage, files: &BTreeMap<(u64, u32), He
 }
 
 /// The segments that the manifest names, each with the file that holds it, and those that go on behind them.
-fn named_places(manifest: &Manifest, files: &mut BTreeMap<(u64, u32), Held>, found: &mut Vec<Damage>) -> Vec<Place> {
-    set_strangers_aside(manifest.store_id, files, found);
+fn named_places(manifest: &Manifest, family: &Family, files: &mut BTreeMap<(u64, u32), Held>, found: &mut Vec<Damage>) -> Vec<Place> {
+    set_strangers_aside(family, files, found);
     let mut places: Vec<Place> = Vec::with_capacity(manifest.segments.len());
     for named in &manifest.segments {
         let held = take_held(named.sequence, named.generation, files);
@@ -257,8 +267,8 @@ fn named_places(manifest: &Manifest, files: &mut BTreeMap<(u64, u32), Held>, fou
 }
 
 /// The segments as their files name them.
-fn unnamed_places(store_id: Uuid, files: &mut BTreeMap<(u64, u32), Held>, found: &mut Vec<Damage>) -> Vec<Place> {
-    set_strangers_aside(store_id, files, found);
+fn unnamed_places(family: &Family, files: &mut BTreeMap<(u64, u32), Held>, found: &mut Vec<Damage>) -> Vec<Place> {
+    set_strangers_aside(family, files, found);
     let mut newest: BTreeMap<u64, u32> = BTreeMap::new();
     for ((sequence, generation), held) in &*files {
         let (sequence, generation) =
@@ -275,10 +285,11 @@ fn unnamed_places(store_id: Uuid, files: &mut BTreeMap<(u64, u32), Held>, found:
         .collect()
 }
 
-/// Takes out segments of other stores; tells of segments under a wrong name.
-fn set_strangers_aside(store_id: Uuid, files: &mut BTreeMap<(u64, u32), Held>, found: &mut Vec<Damage>) {
+/// Takes out segments of stores that are neither this one nor its ancestors; tells of segments under a wrong name.
+fn set_strangers_aside(family: &Family, files: &mut BTreeMap<(u64, u32), Held>, found: &mut Vec<Damage>) {
     files.retain(|(sequence, generation), held| {
         let Held::Segment { file, header } = held else { return true };
+        let store_id = family.maker_of(header.base_lsn);
         if header.store_id != store_id {
             let reason = format!("the segment belongs to another store ({}, not {store_id})", header.store_id);
             found.push(damage(file, Some(*sequence), 0, None, (0, 0), reason));

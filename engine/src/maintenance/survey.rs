@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use super::Damage;
 use super::files::{Files, Held, Place, WITHOUT_WATERMARK};
 use super::rescue::Rescued;
@@ -77,6 +79,7 @@ pub(super) struct Ahead {
 /// Reads a log from end to end, and goes on behind damage.
 pub(super) struct Surveyor<'a> {
     storage: &'a dyn Storage,
+    origin: Uuid,
     pub(super) mark: Mark,
     pub(super) chain: Chain,
     /// The anchor that the next segment must have, where the one before has a sound seal.
@@ -92,11 +95,12 @@ pub(super) struct Surveyor<'a> {
 
 /// Reads everything that the files hold.
 pub(super) fn survey<'a>(storage: &'a dyn Storage, files: Files, deliver: &'a mut Deliver<'a>) -> Result<Surveyed> {
-    let Files { has_manifest, has_watermark, mark, places, damage: found } = files;
+    let Files { origin, has_manifest, has_watermark, mark, places, damage: found } = files;
     // What no log reaches is not believed further than it could be counted.
     let mark = Mark { durable_lsn: mark.durable_lsn.min(FURTHEST), durable_position: mark.durable_position.min(FURTHEST), ..mark };
     let mut surveyor = Surveyor {
         storage,
+        origin,
         mark,
         chain: Chain { lsn: 0, position: 1, checksum: 0, epoch: 0, commit_time: i64::MIN, durable_upto: 0 },
         anchor: Some(0),
@@ -205,7 +209,7 @@ impl Surveyor<'_> {
         };
         match found {
             Ok((file, name, seed, base_lsn)) => {
-                let indexed_as = place.header().zip(place.named).and_then(|(header, named)| indexed_as(header, &named, ahead));
+                let indexed_as = place.header().zip(place.named).and_then(|(header, named)| indexed_as(self.origin, header, &named, ahead));
                 self.chain.lsn = base_lsn;
                 self.chain.position = self.chain.position.max(place.base_position().unwrap_or(0));
                 self.anchor = None;
@@ -263,9 +267,9 @@ impl Surveyor<'_> {
 }
 
 /// What the index file of a segment must say of itself; nothing if it is not sealed.
-fn indexed_as(header: &SegmentHeader, named: &ManifestSegment, ahead: &Ahead) -> Option<Identity> {
+fn indexed_as(origin: Uuid, header: &SegmentHeader, named: &ManifestSegment, ahead: &Ahead) -> Option<Identity> {
     Some(Identity {
-        store_id: header.store_id,
+        store_id: origin,
         sequence: header.sequence,
         salt: header.salt,
         base_lsn: header.base_lsn,

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::error::{Error, Result};
 use crate::log::format::{Kind, RecordEntry, SegmentHeader, TAIL_RESERVE, encode_seal, events_frame_bytes};
 use crate::log::frame::FrameContext;
+use crate::log::lineage::Lineage;
 use crate::log::manifest::{MANIFEST, Manifest, ManifestSegment};
 use crate::log::open::named;
 use crate::log::recovery::Chain;
@@ -91,7 +92,7 @@ impl<'a> Target<'a> {
         watermark.write_durably(&mark).map_err(|error| io("write", WATERMARK, &error))?;
         let mut segments = self.sealed;
         segments.push(named(&self.segment.header, None));
-        let manifest = Manifest { store_id: self.store_id, epoch: self.chain.epoch, segments };
+        let manifest = Manifest { store_id: self.store_id, lineage: Lineage::default(), epoch: self.chain.epoch, segments };
         manifest.replace(self.storage).map_err(|error| io("write", MANIFEST, &error))
     }
 

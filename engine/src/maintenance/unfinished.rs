@@ -78,7 +78,9 @@ impl Unfinished {
     fn clear(&self, storage: &OsStorage) -> Result<()> {
         let io = |error: io::Error| Error::io("clear", &self.unfinished, &error);
         for name in storage.list("").map_err(io)?.into_iter().filter(|name| name != LOCK) {
-            storage.remove(&name).map_err(io)?;
+            let path = self.unfinished.join(name);
+            let is_folder = fs::symlink_metadata(&path).map_err(io)?.is_dir();
+            if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) }.map_err(io)?;
         }
         Ok(())
     }

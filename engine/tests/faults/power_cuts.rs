@@ -38,3 +38,10 @@ fn operations_that_fail_between_power_cuts_break_no_promise() {
     survives(Plan::of(Durability::Sync).with_failures(), 10_000..10_000 + rounds(1000));
     survives(Plan::of(Durability::Os).with_failures(), 20_000..20_000 + rounds(500));
 }
+
+#[test]
+fn stores_that_are_forked_between_power_cuts_keep_their_promises_and_so_do_their_parents() {
+    survives(Plan::of(Durability::Sync).in_forks(), 30_000..30_000 + rounds(400));
+    survives(Plan::of(Durability::Os).in_forks(), 40_000..40_000 + rounds(200));
+    survives(Plan::of(Durability::Sync).in_forks().with_failures(), 50_000..50_000 + rounds(300));
+}

@@ -4,10 +4,12 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use eventuali::storage::{Failure, Fault, FaultyStorage, Mistake, OperationKind};
-use eventuali::{AppendBatch, Completion, Durability, Error, EventStore, LogStore, Receipt, Result};
+use eventuali::maintenance::fork_storage;
+use eventuali::storage::{Failure, Fault, FaultyStorage, Mistake, OperationKind, Storage};
+use eventuali::{AppendBatch, Completion, Durability, Error, Event, EventStore, LogStore, Receipt, Result};
+use uuid::Uuid;
 
-use crate::arrange::{Chance, event, many, one, open_with, options};
+use crate::arrange::{Chance, event, many, one, open_with, options, read_all};
 use crate::oracle::{End, Oracle};
 
 /// What is drawn in a run beside its seed.
@@ -18,15 +20,21 @@ pub(crate) struct Plan {
     /// Whether operations fail beside the power.
     pub(crate) failures: bool,
     pub(crate) believes_answers: bool,
+    /// Whether lives go on in forks of the store.
+    pub(crate) forks: bool,
 }
 
 impl Plan {
     pub(crate) fn of(durability: Durability) -> Self {
-        Self { durability, mistake: None, failures: false, believes_answers: true }
+        Self { durability, mistake: None, failures: false, believes_answers: true, forks: false }
     }
 
     pub(crate) fn with_failures(self) -> Self {
         Self { failures: true, ..self }
+    }
+
+    pub(crate) fn in_forks(self) -> Self {
+        Self { forks: true, ..self }
     }
 }
 
@@ -34,7 +42,8 @@ impl Plan {
 pub(crate) fn run(plan: Plan, seed: u64) -> Result<(), String> {
     let mut chance = Chance::new(seed);
     let mut oracle = if plan.believes_answers { Oracle::new(plan.durability) } else { Oracle::of_readers(plan.durability) };
-    let mut storage = FaultyStorage::new(seed);
+    let mut storage = FaultyStorage::new(seed).directory("store");
+    let mut parents = Vec::new();
     if let Some(mistake) = plan.mistake {
         storage.make(mistake);
     }
@@ -49,8 +58,11 @@ pub(crate) fn run(plan: Plan, seed: u64) -> Result<(), String> {
         match open_with(&storage, options(plan.durability)) {
             Ok(store) => {
                 let judged = oracle.judge(end, &store)?;
-                append_until_it_stops(&store, &mut oracle, &mut chance)?;
-                oracle.note_what_is_seen(&store);
+                let store = if plan.forks && judged { go_on_in_a_fork(plan, store, &mut storage, &mut parents)? } else { Some(store) };
+                if let Some(store) = store {
+                    append_until_it_stops(&store, &mut oracle, &mut chance)?;
+                    oracle.note_what_is_seen(&store);
+                }
                 storage = next(&storage, next_end);
                 // What nobody could look at may have been lost by the end before, or by this one: the worse of the two counts.
                 end = if judged { next_end } else { end.max(next_end) };
@@ -65,7 +77,47 @@ pub(crate) fn run(plan: Plan, seed: u64) -> Result<(), String> {
     let store = open_with(&storage, options(plan.durability)).map_err(|error| format!("with all faults gone, the store does not open: {error}"))?;
     oracle.judge(end, &store)?;
     let goes_on = append_one(&store, &mut oracle, one("last", 10))?;
+    for Parent { directory, events } in parents {
+        let store =
+            open_with(&storage.directory(&directory), options(plan.durability)).map_err(|error| format!("{directory} does not open: {error}"))?;
+        let read = read_all(&store).map_err(|error| format!("{directory} cannot be read: {error}"))?;
+        if !read.iter().map(Event::id).eq(events) {
+            return Err(format!("{directory} has other events than when it was forked"));
+        }
+    }
+    if storage.shared_file_was_changed() {
+        return Err("a file was changed that two stores share".to_owned());
+    }
     if goes_on { Ok(()) } else { Err("with all faults gone, the store takes no append".to_owned()) }
+}
+
+/// Forks the store, and opens the fork in its place; if it cannot be forked, goes on in the store. What a parent held is noted.
+fn go_on_in_a_fork(plan: Plan, store: LogStore, storage: &mut FaultyStorage, parents: &mut Vec<Parent>) -> Result<Option<LogStore>, String> {
+    let Ok(events) = read_all(&store) else { return Ok(Some(store)) };
+    let fork = storage.directory(&format!("fork-{}", storage.operations()));
+    match fork_storage(&store, &fork, None) {
+        Ok(_) => {}
+        Err(Error::Io { .. } | Error::StorageFull { .. } | Error::OutcomeUnknown { .. } | Error::Poisoned { .. }) => return Ok(Some(store)),
+        Err(error) => return Err(format!("forking ended with {error:?}")),
+    }
+    // It may fail; what is in the fork is on disk in the parent too.
+    let _ = store.close().wait();
+    match open_with(&fork, options(plan.durability)) {
+        Ok(opened) => {
+            let directory = storage.path().to_string_lossy().trim_start_matches("faulty:").to_owned();
+            parents.push(Parent { directory, events: events.iter().map(Event::id).collect() });
+            *storage = fork;
+            Ok(Some(opened))
+        }
+        Err(Error::Io { .. } | Error::StorageFull { .. }) => Ok(None),
+        Err(error) => Err(format!("a fork does not open: {error}")),
+    }
+}
+
+/// A store that was forked, and what it held.
+struct Parent {
+    directory: String,
+    events: Vec<Uuid>,
 }
 
 fn next(storage: &FaultyStorage, end: End) -> FaultyStorage {

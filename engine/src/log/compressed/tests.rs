@@ -143,9 +143,10 @@ fn what_was_compressed_can_be_made_plain_again() {
     let contents = b"the same again and again; ".repeat(4000);
     let (header, _) = compressed(&storage, &contents);
     let Ok(segment) = Segment::attach(&storage, &file_name(1, 1), Access::Read) else { panic!("it attaches") };
-    let plain = unpack(&storage, &segment, START + 1000).expect("unpacked");
+    let plain = unpack(&storage, &segment, START + 1000, uuid::Uuid::from_u128(9)).expect("unpacked");
     plain.publish(&storage).expect("memory");
     assert_eq!((plain.header.generation, plain.header.encoding), (header.generation + 1, encoding::PLAIN));
+    assert_eq!(plain.header.store_id.as_u128(), 9, "whoever rewrites it to go on owns it");
     let file = storage.open(&plain.name, Access::Read).expect("there");
     assert_eq!(bytes_of(&*file)[segment_header_bytes()..], contents[..1000]);
 }

@@ -2,11 +2,17 @@
 
 use std::cmp::Reverse;
 
-use super::{OnDamage, Opening, first_chain, with_lock};
-use crate::error::{Error, Remedy, Result};
+use uuid::Uuid;
+
+use super::{OnDamage, Opening, first_chain, named, with_lock};
+use crate::error::{Corruption, Error, Remedy, Result};
+use crate::log::format::SegmentHeader;
+use crate::log::lineage::{Ancestor, Lineage};
 use crate::log::manifest::{MANIFEST, Manifest, ManifestSegment};
+use crate::log::scan::{Scan, Seal};
 use crate::log::segment::{Segment, file_name, parse_name};
 use crate::log::storage::{Access, Storage};
+use crate::log::watermark::{WATERMARK, Watermark};
 
 /// Writes a new manifest from what the segment files say of themselves. The old one is kept in quarantine.
 pub(crate) fn rebuild_manifest(storage: &dyn Storage) -> Result<()> {
@@ -22,36 +28,76 @@ fn rebuild_manifest_locked(storage: &dyn Storage) -> Result<()> {
     if names.is_empty() {
         return Err(Error::configuration(format!("{:?} holds no segment files, so there is nothing to rebuild a manifest from", storage.path())));
     }
-    let mut segments: Vec<ManifestSegment> = Vec::new();
-    let mut store_id = None;
-    let mut epoch = 0;
+    let mut rebuilt = Rebuilt::default();
     for (sequence, generation) in names {
         let name = file_name(sequence, generation);
         let segment =
             Segment::attach(storage, &name, Access::Read).map_err(|problem| to_rebuild_without(opening.unattachable(&name, sequence, 0, problem)))?;
-        let header = segment.header;
-        if *store_id.get_or_insert(header.store_id) != header.store_id {
-            let damage = segment.corruption(0, 0, "the segment belongs to another store than the ones before it");
-            return Err(to_rebuild_without(damage.into()));
-        }
-        // Each by itself: whether they continue each other is judged when the store is opened.
-        let scan = segment.scan(&first_chain(&header), &mut |_, _| Ok(()))?;
-        segments.push(ManifestSegment {
-            sequence,
-            generation,
-            base_lsn: header.base_lsn,
-            base_position: header.base_position,
-            end_lsn: scan.seal.map(|_| scan.chain.lsn),
-            digest: None,
-        });
-        epoch = epoch.max(scan.chain.epoch);
+        // Each by itself: whether those of one store continue each other is judged when it is opened.
+        let scan = segment.scan(&first_chain(&segment.header), &mut |_, _| Ok(()))?;
+        rebuilt.add(&segment, &scan)?;
+    }
+    let manifest = rebuilt.manifest();
+    if let Some(store_id) = Watermark::store_of(storage).filter(|store_id| *store_id != manifest.store_id) {
+        let reason = format!(
+            "it is of the store {store_id}, but the newest segment is of {}: that store's own segments are missing, or this file is not of this store",
+            manifest.store_id
+        );
+        let damage = Corruption { path: storage.path().join(WATERMARK), reason, ..opening.manifest_corruption("") };
+        return Err(to_rebuild_without(damage.into()));
     }
     opening.quarantine_file(MANIFEST)?;
-    let manifest = Manifest { store_id: store_id.unwrap_or_default(), epoch, segments };
     manifest.replace(storage).map_err(|error| opening.io("write", MANIFEST, &error))
 }
 
-/// The error about a segment that keeps the manifest from being rebuilt.
+/// What the segments have told so far.
+#[derive(Default)]
+struct Rebuilt {
+    segments: Vec<ManifestSegment>,
+    epoch: u32,
+    /// The stores that segments were made by, the root first, each with where its first one begins.
+    makers: Vec<(Uuid, u64, u64)>,
+    seal: Option<Seal>,
+}
+
+impl Rebuilt {
+    /// Takes in the next segment. One of another store must go on from the seal before it: that store was forked there.
+    fn add(&mut self, segment: &Segment, scan: &Scan) -> Result<()> {
+        let header = &segment.header;
+        let maker = (header.store_id, header.base_lsn, header.base_position);
+        match self.makers.last() {
+            None => self.makers.push(maker),
+            Some((store_id, ..)) if *store_id == header.store_id => {}
+            Some(_) if self.is_forked_at(header) => self.makers.push(maker),
+            Some(_) => {
+                let damage = segment.corruption(0, 0, "the segment belongs to another store than the ones before it");
+                return Err(to_rebuild_without(damage.into()));
+            }
+        }
+        self.seal = scan.seal;
+        self.segments.push(named(header, scan.seal.map(|_| scan.chain.lsn)));
+        self.epoch = self.epoch.max(scan.chain.epoch);
+        Ok(())
+    }
+
+    fn is_forked_at(&self, header: &SegmentHeader) -> bool {
+        let is_new = self.makers.iter().all(|(store_id, ..)| *store_id != header.store_id);
+        let end_lsn = self.segments.last().and_then(|last| last.end_lsn);
+        is_new
+            && end_lsn == Some(header.base_lsn)
+            && self.seal.map(|seal| (seal.anchor, seal.end_position)) == Some((header.anchor, header.base_position))
+    }
+
+    /// The store that made the last segment, with the others for its ancestors.
+    fn manifest(self) -> Manifest {
+        let store_id = self.makers.last().map(|(store_id, ..)| *store_id).unwrap_or_default();
+        let ancestor = |pair: &[(Uuid, u64, u64)]| Ancestor { store_id: pair[0].0, end_lsn: pair[1].1, position: pair[1].2 - 1 };
+        let lineage = Lineage::new(self.makers.windows(2).map(ancestor).collect());
+        Manifest { store_id, lineage, epoch: self.epoch, segments: self.segments }
+    }
+}
+
+/// The error about a file that keeps the manifest from being rebuilt.
 fn to_rebuild_without(mut error: Error) -> Error {
     if let Error::Corruption(damage) = &mut error {
         damage.remedy = Remedy::MoveAwayAndRebuild;

@@ -29,6 +29,7 @@ impl Opening<'_> {
         let epoch_floor = found.chain.epoch.max(found.manifest.epoch).max(found.mark.epoch).max(found.rest.epoch);
         let mut settled = Settled {
             store_id: found.manifest.store_id,
+            lineage: found.manifest.lineage.clone(),
             sealed: Vec::new(),
             segments: found.segments.clone(),
             chain: found.chain,
@@ -60,6 +61,7 @@ impl Opening<'_> {
             (Some(_), OnDamage::AcceptLossAfter(_)) => {
                 self.accept_loss(&mut found, epoch_floor)?;
                 settled.segments.clone_from(&found.segments);
+                settled.lineage.clone_from(&found.manifest.lineage);
                 settled.outcome = Outcome::LossAccepted;
             }
             (None, OnDamage::Refuse | OnDamage::ReadUpTo) => {
@@ -82,11 +84,12 @@ impl Opening<'_> {
     /// Moves everything behind the last good frame to quarantine, and forgets it in an order that can be repeated after a crash at any point.
     fn accept_loss(&self, found: &mut Found, epoch_floor: u32) -> Result<()> {
         self.remove_indexes(found.segments.last().map_or(0, |last| last.header.sequence))?;
-        let replaced = found.segments.last().filter(|last| last.header.encoding != encoding::PLAIN).map(|last| last.name.clone());
-        if let Some(name) = &replaced {
-            self.quarantine_copy(name)?;
-        } else if let Some(last) = found.segments.last() {
-            self.quarantine_rest(last, found.chain.lsn, found.rest.bytes)?;
+        let replaced = replaced(found).map(|last| last.name.clone());
+        match found.segments.last() {
+            // Its rest cannot be told from what is good of it.
+            Some(last) if replaced.is_some() && last.header.encoding != encoding::PLAIN => self.quarantine_copy(&last.name)?,
+            Some(last) => self.quarantine_rest(last, found.chain.lsn, found.rest.bytes)?,
+            None => {}
         }
         for (sequence, generation) in &found.lost {
             self.quarantine_file(&file_name(*sequence, *generation))?;
@@ -101,21 +104,9 @@ impl Opening<'_> {
         };
         let mut watermark = Watermark::open(self.storage, found.manifest.store_id).map_err(|error| self.io("open", WATERMARK, &error))?;
         watermark.write_durably(&mark).map_err(|error| self.io("write", WATERMARK, &error))?;
-        if let Some(last) = found.segments.last_mut() {
-            let mut name = last.name.clone();
-            if last.header.encoding != encoding::PLAIN {
-                // What is compressed cannot be cut. What is good of it goes on as a plain generation, once the manifest names that.
-                let plain = unpack(self.storage, last, last.offset(found.chain.lsn))?;
-                plain.publish(self.storage).map_err(|error| self.io("name", &plain.name, &error))?;
-                name.clone_from(&plain.name);
-            }
-            let writable =
-                Segment::attach(self.storage, &name, Access::Write).map_err(|problem| self.unattachable(&name, last.header.sequence, 0, problem))?;
-            cut(&writable, found.chain.lsn)?;
-            *last = Arc::new(writable);
-        } else {
-            found.segments.push(Arc::new(self.first_segment(found, epoch_floor).map_err(|error| self.io("create a segment in", "", &error))?));
-        }
+        // From here on everything is the store's own, whoever has made it.
+        let own_lsn = self.cut_last(found, replaced.is_some(), epoch_floor)?;
+        found.manifest.lineage = found.manifest.lineage.up_to(own_lsn, found.chain.position - 1);
         manifest_of(found, epoch_floor).replace(self.storage).map_err(|error| self.io("write", MANIFEST, &error))?;
         match replaced {
             Some(name) => self.storage.remove(&name).map_err(|error| self.io("remove", &name, &error)),
@@ -140,6 +131,31 @@ impl Opening<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Has the last segment end where the chain does, or makes one where none is left; the LSN from which on it is the store's own.
+    fn cut_last(&self, found: &mut Found, is_replaced: bool, epoch: u32) -> Result<u64> {
+        let is_whole = is_whole(found);
+        let Some(last) = found.segments.last_mut() else {
+            let first = self.first_segment(found, epoch).map_err(|error| self.io("create a segment in", "", &error))?;
+            found.segments.push(Arc::new(first));
+            return Ok(found.chain.lsn);
+        };
+        if is_whole {
+            return Ok(found.chain.lsn);
+        }
+        let mut name = last.name.clone();
+        if is_replaced {
+            // What is good of it goes on as a plain generation, once the manifest names that.
+            let plain = unpack(self.storage, last, last.offset(found.chain.lsn), found.manifest.store_id)?;
+            plain.publish(self.storage).map_err(|error| self.io("name", &plain.name, &error))?;
+            name.clone_from(&plain.name);
+        }
+        let writable =
+            Segment::attach(self.storage, &name, Access::Write).map_err(|problem| self.unattachable(&name, last.header.sequence, 0, problem))?;
+        cut(&writable, found.chain.lsn)?;
+        *last = Arc::new(writable);
+        Ok(if is_replaced { last.header.base_lsn } else { found.chain.lsn })
     }
 
     /// A segment to go on with where none is left. No file has its name.
@@ -222,7 +238,25 @@ fn manifest_of(found: &Found, epoch: u32) -> Manifest {
         ManifestSegment { digest: digest(&now), ..now }
     });
     let segments = found.passed_over.iter().copied().chain(read).collect();
-    Manifest { store_id: found.manifest.store_id, epoch, segments }
+    Manifest { store_id: found.manifest.store_id, lineage: found.manifest.lineage.clone(), epoch, segments }
+}
+
+/// Where the manifest says that the last segment that was read ends, if it was sealed.
+fn sealed_end_of_last(found: &Found) -> Option<u64> {
+    let last = found.segments.last()?;
+    found.manifest.segments.iter().find(|named| named.sequence == last.header.sequence)?.end_lsn
+}
+
+/// Whether the last segment is sealed as it should be: what is damaged or missing follows it.
+fn is_whole(found: &Found) -> bool {
+    found.last_is_sealed && found.rest.bytes == 0 && sealed_end_of_last(found) == Some(found.chain.lsn)
+}
+
+/// The last segment, if what is good of it goes on in another file: one that is compressed cannot be cut, and one that was sealed may be
+/// shared with forks.
+fn replaced(found: &Found) -> Option<&Arc<Segment>> {
+    let is_replaced = |last: &Segment| !is_whole(found) && (last.header.encoding != encoding::PLAIN || sealed_end_of_last(found).is_some());
+    found.segments.last().filter(|last| is_replaced(last))
 }
 
 fn cut(segment: &Segment, end_lsn: u64) -> Result<()> {
@@ -235,7 +269,9 @@ fn cut(segment: &Segment, end_lsn: u64) -> Result<()> {
 /// that all is well.
 fn rewrite_unproven(found: &Found) -> Result<u64> {
     let Some(last) = found.segments.last() else { return Ok(0) };
-    let proven = found.mark.durable_lsn.max(found.chain.durable_upto).max(last.header.base_lsn);
+    // The manifest tells of a seal when that is on disk.
+    let sealed = sealed_end_of_last(found).unwrap_or(0);
+    let proven = found.mark.durable_lsn.max(found.chain.durable_upto).max(last.header.base_lsn).max(sealed);
     let bytes = found.chain.lsn.saturating_sub(proven);
     if bytes > 0 {
         let rewrite = || {

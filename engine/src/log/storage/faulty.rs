@@ -3,7 +3,8 @@
 mod disk;
 mod fault;
 
-use std::collections::BTreeMap;
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::log::manifest::MANIFEST;
 use crate::log::segment::parse_name;
 use crate::log::watermark::WATERMARK;
-use disk::{Disk, FileId, Write};
+use disk::{Disk, FileId, Write, folder_of};
 pub use fault::{Failure, Fault, Mistake, OperationKind};
 
 /// A simulated disk, as one process sees it.
@@ -35,13 +36,16 @@ pub struct FaultyStorage {
     machine: Arc<Mutex<Machine>>,
     /// The process that this view belongs to.
     process: u64,
+    /// The directory of the disk that this is a view of; `""` if it is the only one.
+    directory: String,
 }
 
 struct Machine {
     disk: Disk,
     /// The process that lives; operations of all others fail.
     process: u64,
-    locked: bool,
+    /// The directories that are locked.
+    locked: BTreeSet<String>,
     operations: u64,
     power_off_at: Option<u64>,
     faults: Vec<Fault>,
@@ -80,14 +84,35 @@ impl FaultyStorage {
         let machine = Machine {
             disk: Disk::holding(files, seed),
             process: 0,
-            locked: false,
+            locked: BTreeSet::new(),
             operations: 0,
             power_off_at: None,
             faults: Vec::new(),
             mistake: None,
             owed: Vec::new(),
         };
-        Self { machine: Arc::new(Mutex::new(machine)), process: 0 }
+        Self { machine: Arc::new(Mutex::new(machine)), process: 0, directory: String::new() }
+    }
+
+    /// Another directory on the same disk, as the same process sees it: it can share files with others of the disk.
+    #[must_use]
+    pub fn directory(&self, directory: &str) -> Self {
+        Self { directory: directory.to_owned(), ..self.clone() }
+    }
+
+    /// Whether a file was changed that two directories share.
+    #[must_use]
+    pub fn shared_file_was_changed(&self) -> bool {
+        self.machine.lock().disk.shared_file_was_changed
+    }
+
+    /// The name of a file on the whole disk.
+    fn on_disk(&self, name: &str) -> String {
+        match (self.directory.is_empty(), name.is_empty()) {
+            (true, _) => name.to_owned(),
+            (false, true) => self.directory.clone(),
+            (false, false) => format!("{}/{name}", self.directory),
+        }
     }
 
     /// The power fails and comes back: what was not durable is lost, in whole or in part.
@@ -107,11 +132,11 @@ impl FaultyStorage {
         let mut machine = self.machine.lock();
         change(&mut machine.disk);
         machine.process += 1;
-        machine.locked = false;
+        machine.locked.clear();
         machine.power_off_at = None;
         machine.faults.clear();
         machine.owed.clear();
-        Self { machine: Arc::clone(&self.machine), process: machine.process }
+        Self { machine: Arc::clone(&self.machine), process: machine.process, directory: self.directory.clone() }
     }
 
     /// Has operations fail.
@@ -146,13 +171,18 @@ impl FaultyStorage {
     /// # Panics
     /// If there is no such file or bit.
     pub fn rot(&self, name: &str, bit: usize) {
-        self.machine.lock().disk.flip(name, bit);
+        self.machine.lock().disk.flip(&self.on_disk(name), bit);
     }
 
     /// All files as processes see them, by name.
     #[must_use]
     pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
-        self.machine.lock().disk.files()
+        let files = self.machine.lock().disk.files();
+        if self.directory.is_empty() {
+            return files;
+        }
+        let inside = |(name, bytes): (String, Vec<u8>)| Some((name.strip_prefix(&self.directory)?.strip_prefix('/')?.to_owned(), bytes));
+        files.into_iter().filter_map(inside).collect()
     }
 
     /// Begins an operation: counts it, carries out what is owed, and says whether it is to fail.
@@ -186,7 +216,7 @@ impl Machine {
                 Owed::Sync(file) => self.disk.sync(file),
                 Owed::Rename { from, to, manifest: Counts::Durably } => {
                     self.disk.rename(&from, &to)?;
-                    self.disk.sync_names("");
+                    self.disk.sync_names(folder_of(&to));
                 }
                 not_due @ Owed::Rename { .. } => self.owed.push(not_due),
             }
@@ -208,46 +238,54 @@ impl Machine {
 
 impl Storage for FaultyStorage {
     fn path(&self) -> PathBuf {
-        PathBuf::from("faulty:")
+        PathBuf::from(format!("faulty:{}", self.directory))
     }
 
     fn lock(&self) -> Result<Box<dyn Lock>> {
         let mut machine = self.begin_whole(OperationKind::Lock, "LOCK").map_err(|error| Error::io("lock", self.path().join("LOCK"), &error))?;
-        if machine.locked {
+        if machine.locked.contains(&self.directory) {
             return Err(Error::StoreLocked { path: self.path(), pid: Some(std::process::id()), holder: "this process".to_owned() });
         }
-        machine.locked = true;
+        machine.locked.insert(self.directory.clone());
         Ok(Box::new(FaultyLock(self.clone())))
     }
 
     fn open(&self, name: &str, _access: Access) -> io::Result<Arc<dyn StorageFile>> {
-        let id = self.begin_whole(OperationKind::Open, name)?.disk.find(name)?;
+        let id = self.begin_whole(OperationKind::Open, name)?.disk.find(&self.on_disk(name))?;
         Ok(self.file(name, id))
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
-        let id = self.begin_whole(OperationKind::Create, name)?.disk.create(name);
+        let id = self.begin_whole(OperationKind::Create, name)?.disk.create(&self.on_disk(name));
         Ok(self.file(name, id))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut machine = self.begin_whole(OperationKind::Rename, from)?;
         if machine.mistake == Some(Mistake::ManifestBeforeSegment) && parse_name(to).is_some() {
-            machine.owed.push(Owed::Rename { from: from.to_owned(), to: to.to_owned(), manifest: Counts::NotYet });
+            machine.owed.push(Owed::Rename { from: self.on_disk(from), to: self.on_disk(to), manifest: Counts::NotYet });
             return Ok(());
         }
         if to == MANIFEST {
             machine.note_manifest(Counts::NotYet, Counts::Seen);
         }
-        machine.disk.rename(from, to)
+        machine.disk.rename(&self.on_disk(from), &self.on_disk(to))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.begin_whole(OperationKind::Remove, name)?.disk.remove(name)
+        self.begin_whole(OperationKind::Remove, name)?.disk.remove(&self.on_disk(name))
+    }
+
+    fn share_from(&self, other: &dyn Storage, name: &str) -> io::Result<bool> {
+        let other: &dyn Any = other;
+        let on_this_disk = |other: &&Self| Arc::ptr_eq(&self.machine, &other.machine);
+        let Some(other) = other.downcast_ref::<Self>().filter(on_this_disk) else { return Ok(false) };
+        let mut machine = self.begin_whole(OperationKind::Share, name)?;
+        machine.disk.link(&other.on_disk(name), &self.on_disk(name)).map(|()| true)
     }
 
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {
-        Ok(self.begin_whole(OperationKind::List, folder)?.disk.list(folder))
+        Ok(self.begin_whole(OperationKind::List, folder)?.disk.list(&self.on_disk(folder)))
     }
 
     fn create_folder(&self, folder: &str) -> io::Result<()> {
@@ -257,7 +295,7 @@ impl Storage for FaultyStorage {
     fn sync_directory(&self, folder: &str) -> io::Result<()> {
         let mut machine = self.begin_whole(OperationKind::SyncDirectory, folder)?;
         if machine.mistake != Some(Mistake::SkipDirectorySync) {
-            machine.disk.sync_names(folder);
+            machine.disk.sync_names(&self.on_disk(folder));
         }
         machine.note_manifest(Counts::Seen, Counts::Durably);
         Ok(())
@@ -272,7 +310,7 @@ impl Drop for FaultyLock {
     fn drop(&mut self) {
         let mut machine = self.0.machine.lock();
         if machine.process == self.0.process {
-            machine.locked = false;
+            machine.locked.remove(&self.0.directory);
         }
     }
 }
@@ -364,7 +402,7 @@ mod tests {
 
     #[test]
     fn what_was_not_synced_survives_in_every_way_there_is() {
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         for seed in 0..1000 {
             let storage = FaultyStorage::new(seed);
             let file = written(&storage, "file", b"ab");

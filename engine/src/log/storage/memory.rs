@@ -1,5 +1,6 @@
 //! Files in memory: the store behind `memory://`.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
@@ -65,6 +66,18 @@ impl Storage for MemoryStorage {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         self.files.lock().remove(name).map(|_| ()).ok_or_else(|| not_found(name))
+    }
+
+    fn share_from(&self, other: &dyn Storage, name: &str) -> io::Result<bool> {
+        let other: &dyn Any = other;
+        let Some(other) = other.downcast_ref::<Self>() else { return Ok(false) };
+        let file = other.files.lock().get(name).cloned().ok_or_else(|| not_found(name))?;
+        let mut files = self.files.lock();
+        if files.contains_key(name) {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("there is a file {name:?}")));
+        }
+        files.insert(name.to_owned(), file);
+        Ok(true)
     }
 
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {

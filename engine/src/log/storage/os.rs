@@ -1,5 +1,6 @@
 //! The real disk.
 
+use std::any::Any;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -123,6 +124,17 @@ impl Storage for OsStorage {
         fs::remove_file(self.root.join(name))
     }
 
+    fn share_from(&self, other: &dyn Storage, name: &str) -> io::Result<bool> {
+        let other: &dyn Any = other;
+        let Some(other) = other.downcast_ref::<Self>() else { return Ok(false) };
+        match fs::hard_link(other.root.join(name), self.root.join(name)) {
+            Ok(()) => Ok(true),
+            Err(error) if is_final(&error) => Err(error),
+            // Another file system, one without links, a file with too many, or one whose owner alone may link it.
+            Err(_) => Ok(false),
+        }
+    }
+
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {
         let entries = match fs::read_dir(self.root.join(folder)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -165,6 +177,12 @@ impl OsStorage {
 
 fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Whether a file that cannot be linked for this reason cannot be copied either.
+fn is_final(error: &io::Error) -> bool {
+    use io::ErrorKind::{AlreadyExists, NotFound, QuotaExceeded, StorageFull};
+    matches!(error.kind(), NotFound | AlreadyExists | StorageFull | QuotaExceeded)
 }
 
 /// The lock file, and whether it was not there before.

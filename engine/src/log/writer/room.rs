@@ -102,7 +102,7 @@ impl<D: Decider> Writer<D> {
         let mut seal = Vec::new();
         let mut chain = core.chain;
         let anchor = chain.checksum;
-        let mut manifest = Manifest { store_id: self.store_id, epoch: chain.epoch, segments: core.sealed.clone() };
+        let mut manifest = Manifest { store_id: self.store_id, lineage: self.lineage.clone(), epoch: chain.epoch, segments: core.sealed.clone() };
         if !sealed {
             core.context().plain(&mut seal, Kind::Seal, &encode_seal(anchor, chain.position));
             chain.lsn += seal.len() as u64;

@@ -161,7 +161,8 @@ impl<D: Decider> Writer<D> {
         let end = Point { lsn: before.lsn + seal.len() as u64, position: before.position - 1 };
         let mark = core.mark(end, end);
         let sealed = named(&segment.header, Some(end.lsn));
-        let mut manifest = Manifest { store_id: self.store_id, epoch: core.chain.epoch, segments: core.sealed.clone() };
+        let mut manifest =
+            Manifest { store_id: self.store_id, lineage: self.lineage.clone(), epoch: core.chain.epoch, segments: core.sealed.clone() };
         manifest.segments.push(sealed);
         let prepared = MutexGuard::unlocked(core, || {
             self.check_lock().and_then(|()| self.check_place()).map_err(|error| segment.io("close", &error))?;

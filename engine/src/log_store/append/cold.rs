@@ -39,7 +39,7 @@ impl Request {
         if std::mem::take(&mut self.cold.ids_to_find) {
             for number in 0..self.events.len() {
                 let id = self.events[number].id;
-                let candidates = sealed.find_id(id, writer.identity().0, &files)?;
+                let candidates = sealed.find_id(id, &files)?;
                 if let Some(position) = find_in_log(id, &candidates, writer)? {
                     self.known = Some(self.compare(number, position, writer));
                     return Ok(());

@@ -31,7 +31,8 @@ impl Sealed {
     }
 
     /// Where an id may be, for segments whose index is in a file.
-    pub(crate) fn find_id(&self, id: Uuid, store_id: Uuid, files: &Files) -> Result<Candidates> {
+    pub(crate) fn find_id(&self, id: Uuid, files: &Files) -> Result<Candidates> {
+        let hash = id_hash(files.segments.origin(), id);
         let mut candidates = Candidates::default();
         let (runs, mut passed_over) = (self.runs(files), 0);
         for segment in &self.segments {
@@ -41,7 +42,7 @@ impl Sealed {
             if let Some(run) = runs.covering(segment.named.sequence)
                 && run.identity().first_segment == segment.named.sequence
             {
-                match if run.is_outside(id) { Ok(false) } else { run.may_hold_id(id_hash(store_id, id)) } {
+                match if run.is_outside(id) { Ok(false) } else { run.may_hold_id(hash) } {
                     Ok(true) => {}
                     Ok(false) => {
                         passed_over = run.identity().last_segment;
@@ -57,7 +58,7 @@ impl Sealed {
             segment
                 .look(files, &self.shared, |index| match index {
                     SegmentIndex::File(file) => {
-                        let slots = file.ids(id_hash(store_id, id))?;
+                        let slots = file.ids(hash)?;
                         Ok(Candidates {
                             positions: slots.into_iter().map(|slot| segment.named.base_position + u64::from(slot)).collect(),
                             ranges: Vec::new(),

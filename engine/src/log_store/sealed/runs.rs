@@ -3,8 +3,6 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use uuid::Uuid;
-
 use super::{Files, Sealed, SealedSegment};
 use crate::index::file::IndexProblem;
 use crate::index::run::{Input, Run, RunIdentity, members};
@@ -62,7 +60,7 @@ impl Sealed {
     }
 
     fn open_run(&self, first: u64, last: u64, files: &Files) -> Option<Arc<Run>> {
-        let identity = self.run_identity(first, last, files.segments.store_id())?;
+        let identity = self.run_identity(first, last, files)?;
         let name = format!("{FOLDER}/{}", run_name(first, last));
         Run::open(&*files.storage, &name, &identity).map_or_else(
             |problem| {
@@ -74,9 +72,11 @@ impl Sealed {
     }
 
     /// What a run must say of itself; nothing if there are not all of its segments.
-    fn run_identity(&self, first: u64, last: u64, store_id: Uuid) -> Option<RunIdentity> {
+    fn run_identity(&self, first: u64, last: u64, files: &Files) -> Option<RunIdentity> {
         let segments = self.between(first, last)?;
         let members = members(segments.iter().map(|segment| (segment.named.sequence, segment.named.end_lsn.unwrap_or(0))));
+        // Whose the last one is, and its number, tells which the others are: in a fork those of its ancestors.
+        let store_id = files.segments.maker_of(segments.last()?.named.base_lsn);
         Some(RunIdentity { store_id, first_segment: first, last_segment: last, members })
     }
 
@@ -119,7 +119,7 @@ impl Sealed {
     }
 
     fn merge_run(&self, first: u64, last: u64, files: &Files) -> Result<(), IndexProblem> {
-        let (Some(segments), Some(identity)) = (self.between(first, last), self.run_identity(first, last, files.segments.store_id())) else {
+        let (Some(segments), Some(identity)) = (self.between(first, last), self.run_identity(first, last, files)) else {
             return Ok(());
         };
         let indexes: Vec<SealedIndex> = segments.iter().map(|segment| segment.open_file(files)).collect::<Result<_, _>>()?;
@@ -167,12 +167,14 @@ impl SealedSegment {
     /// Its index file, as it is on disk.
     fn open_file(&self, files: &Files) -> Result<SealedIndex, IndexProblem> {
         let segment = files.segments.numbered(self.named.sequence).map_err(|_| IndexProblem::Missing)?;
-        SealedIndex::open(&*files.storage, &index_name(self.named.sequence), &self.identity(&segment))
+        SealedIndex::open(&*files.storage, &index_name(self.named.sequence), &self.identity(&segment, files))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
     use crate::event::{EventData, NewEvent, StreamKey};
     use crate::index::sealed::{Contents, EventEntry, StreamEntry, stream_hash};
@@ -201,7 +203,10 @@ mod tests {
         let end = manifest.segments.last().expect("segments").base_position;
         assert!(named.len() == 2 && manifest.segments.len() == 3);
         let last = Segment::attach(&*storage, "000000003.g0.seg", Access::Read).unwrap_or_else(|_| panic!("a segment"));
-        let files = Files { storage: storage.clone(), segments: Arc::new(Segments::new(storage.clone(), manifest.store_id, &named, Arc::new(last))) };
+        let files = Files {
+            storage: storage.clone(),
+            segments: Arc::new(Segments::new(storage.clone(), (manifest.store_id, &manifest.lineage), &named, Arc::new(last))),
+        };
         let sealed = || Sealed::new(ends(&named, end));
         let key = |aggregate_id| StreamKey { tenant: "", aggregate_id };
         let hash = |name| stream_hash(manifest.store_id, "", name);

@@ -34,6 +34,8 @@ pub(super) struct Disk {
     names: BTreeMap<String, FileId>,
     durable_names: BTreeMap<String, FileId>,
     unsynced_names: Vec<NameChange>,
+    /// A file was changed while it had two names.
+    pub(super) shared_file_was_changed: bool,
     random: Random,
 }
 
@@ -90,7 +92,7 @@ impl NameChange {
     }
 }
 
-fn folder_of(name: &str) -> &str {
+pub(super) fn folder_of(name: &str) -> &str {
     name.rsplit_once('/').map_or("", |(folder, _)| folder)
 }
 
@@ -98,7 +100,14 @@ impl Disk {
     pub(super) fn holding(files: &BTreeMap<String, Vec<u8>>, seed: u64) -> Self {
         let names: BTreeMap<String, FileId> = files.keys().cloned().zip((0..).map(FileId)).collect();
         let contents = |bytes: &Vec<u8>| Contents { seen: bytes.clone(), durable: bytes.clone(), unsynced: Vec::new() };
-        Self { files: files.values().map(contents).collect(), durable_names: names.clone(), names, unsynced_names: Vec::new(), random: Random(seed) }
+        Self {
+            files: files.values().map(contents).collect(),
+            durable_names: names.clone(),
+            names,
+            unsynced_names: Vec::new(),
+            shared_file_was_changed: false,
+            random: Random(seed),
+        }
     }
 
     pub(super) fn files(&self) -> BTreeMap<String, Vec<u8>> {
@@ -131,6 +140,16 @@ impl Disk {
     pub(super) fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
         let file = self.find(from)?;
         self.change_names(NameChange::Rename(from.to_owned(), to.to_owned(), file));
+        Ok(())
+    }
+
+    /// Gives a file a second name.
+    pub(super) fn link(&mut self, name: &str, other: &str) -> io::Result<()> {
+        let file = self.find(name)?;
+        if self.names.contains_key(other) {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("there is a file {other:?}")));
+        }
+        self.change_names(NameChange::Create(other.to_owned(), file));
         Ok(())
     }
 
@@ -174,6 +193,7 @@ impl Disk {
     }
 
     pub(super) fn write(&mut self, file: FileId, write: Write) {
+        self.shared_file_was_changed |= self.names.values().filter(|named| **named == file).count() > 1;
         let contents = &mut self.files[file.0];
         write.apply(&mut contents.seen);
         contents.unsynced.push(write);

@@ -4,12 +4,13 @@ use std::io;
 
 /// What is done to a storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "each is the method of the storage or file with the same name")]
+#[expect(missing_docs, reason = "each is the method of the storage or file with the same name, or what it does")]
 pub enum OperationKind {
     Lock,
     Open,
     Create,
     Rename,
+    Share,
     Remove,
     List,
     CreateFolder,
