@@ -1,4 +1,4 @@
-"""Backup, verify and salvage: what is stored is copied, what is damaged is found, what is whole is saved."""
+"""Backup, fork, verify and salvage: what is stored is copied or shared, what is damaged is found, what is whole is saved."""
 
 import asyncio
 import inspect
@@ -9,17 +9,19 @@ import pytest
 
 import eventuali.maintenance
 import eventuali.sync
-from eventuali import ConfigurationError, CorruptionError, StoreClosedError
+from eventuali import ConfigurationError, CorruptionError, ForkPositionError, StoreClosedError
 from eventuali import EventStore as AsyncEventStore
 from eventuali.maintenance import (
     BackupReport,
     Damage,
+    ForkReport,
     KeptRange,
     LostRange,
     Progress,
     SalvageReport,
     VerifyReport,
     backup,
+    fork,
     salvage,
     verify,
 )
@@ -57,7 +59,7 @@ def contents(path: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in path.iterdir()}
 
 
-@pytest.mark.parametrize("name", ["backup", "verify", "salvage"])
+@pytest.mark.parametrize("name", ["backup", "fork", "verify", "salvage"])
 def test_both_shells_have_the_same_signatures(name: str) -> None:
     one, other = getattr(eventuali.maintenance, name), getattr(eventuali.sync.maintenance, name)
     assert inspect.iscoroutinefunction(one)
@@ -253,3 +255,86 @@ def test_the_command_backs_up(orders: Path, tmp_path: Path) -> None:
     assert locked.returncode == 1
     assert f"is open for writing in process {os.getpid()}" in locked.stderr
     assert not (tmp_path / "other").exists()
+
+
+def numbers(store: EventStore) -> list[int]:
+    return [event.position for event in store.read_all()]
+
+
+def test_a_fork_and_its_parent_go_their_own_ways(orders: Path, tmp_path: Path) -> None:
+    with EventStore.create(orders) as store:
+        report = blocking.fork(store, tmp_path / "fork", at=7)
+        assert isinstance(report, ForkReport)
+        assert (report.position, report.shared_segments, report.copied_segments) == (7, 0, 1)
+        store.append("parent", [Counted(by=1)], aggregate_type=Counter)
+        with EventStore.create(tmp_path / "fork") as forked:
+            assert numbers(forked) == list(range(1, 8))
+            receipt = forked.append("fork", [Counted(by=2)], aggregate_type=Counter)
+            assert receipt.position == 8
+        assert numbers(store) == list(range(1, 12))
+    assert blocking.backup(orders, tmp_path / "of-parent").store_id == report.parent_id
+    assert blocking.backup(tmp_path / "fork", tmp_path / "of-fork").store_id == report.store_id != report.parent_id
+    for path, events in ((orders, 11), (tmp_path / "fork", 8)):
+        found = blocking.verify(path)
+        assert found.sound
+        assert found.events == events
+
+
+def test_forks_are_made_while_the_store_is_written_to(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with AsyncEventStore.create(tmp_path / "store") as store:
+            done = asyncio.Event()
+
+            async def write() -> None:
+                while not done.is_set():
+                    await store.append("a", [Counted(by=1)], aggregate_type=Counter)
+
+            writing = asyncio.create_task(write())
+            reports = [await fork(store, tmp_path / f"fork-{number}") for number in range(4)]
+            done.set()
+            await writing
+            assert len({report.store_id for report in reports}) == 4
+            assert [report.position for report in reports] == sorted(report.position for report in reports)
+            for number, report in enumerate(reports):
+                async with AsyncEventStore.create(tmp_path / f"fork-{number}") as forked:
+                    assert [event.position async for event in forked.read_all()] == list(range(1, report.position + 1))
+
+    asyncio.run(run())
+
+
+def test_where_a_store_cannot_be_forked_is_told(orders: Path, tmp_path: Path) -> None:
+    with EventStore.create(orders) as store:
+        store.append("many", [Counted(by=number) for number in range(3)], aggregate_type=Counter)
+        with pytest.raises(ForkPositionError, match="within the events of one append") as refused:
+            blocking.fork(store, tmp_path / "fork", at=12)
+        assert (refused.value.position, refused.value.before, refused.value.after) == (12, 10, 13)
+        assert refused.value.path == str(orders)
+        with pytest.raises(ForkPositionError, match="ahead of the last event") as refused:
+            blocking.fork(store, tmp_path / "fork", at=14)
+        assert (refused.value.before, refused.value.after) == (13, None)
+        with pytest.raises(ConfigurationError, match="from 0 on"):
+            blocking.fork(store, tmp_path / "fork", at=-1)
+        with pytest.raises(TypeError, match="at is a number"):
+            blocking.fork(store, tmp_path / "fork", at="7")  # type: ignore[arg-type]
+        with pytest.raises(ConfigurationError, match="exists already"):
+            blocking.fork(store, orders)
+        assert blocking.fork(store, tmp_path / "empty", at=0).position == 0
+    with pytest.raises(StoreClosedError):
+        blocking.fork(store, tmp_path / "late")
+    with pytest.raises(ConfigurationError, match="there is no store"):
+        blocking.fork(tmp_path / "missing", tmp_path / "late")
+    with EventStore.create("sqlite://:memory:") as database, pytest.raises(ConfigurationError, match="export"):
+        blocking.fork(database, tmp_path / "late")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["empty", "orders"]
+
+
+def test_the_command_forks(orders: Path, tmp_path: Path) -> None:
+    ran = command("fork", orders, tmp_path / "fork", "--at", "4")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith(f"forked {tmp_path / 'fork'} at position 4: shares 0 segments, 1 copied (")
+    assert blocking.verify(tmp_path / "fork").events == 4
+    assert command("fork", orders, tmp_path / "all").returncode == 0
+    assert blocking.verify(tmp_path / "all").events == 10
+    ahead = command("fork", orders, tmp_path / "ahead", "--at", "11")
+    assert ahead.returncode == 2
+    assert "fork it at 10" in ahead.stderr

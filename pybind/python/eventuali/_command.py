@@ -17,7 +17,7 @@ from typing_extensions import override
 from eventuali._maintenance import Damage, KeptRange, LostRange
 from eventuali._moving import MirrorStatus, Moved, Progress, Verified, lines_read_from, request_for
 from eventuali._opening import OpenRequest, core_of
-from eventuali.errors import ConfigurationError, DivergedError, EventualiError
+from eventuali.errors import ConfigurationError, DivergedError, EventualiError, ForkPositionError
 from eventuali.sync import (
     EventStore,
     export,
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _TerminatedError:
         screen.say("stopped; run it again to go on from here")
         return 128 + signal.SIGTERM
-    except ConfigurationError as error:
+    except (ConfigurationError, ForkPositionError) as error:
         screen.say(f"eventuali: {error}")
         return _UNUSABLE
     except DivergedError as error:
@@ -135,6 +135,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     other.description = "Moves the events of an application of the Python library eventsourcing, which keeps them in SQLite or Postgres."
     files("backup", "copy a store to a new directory, and verify the copy", _backup, "PATH", "TARGET")
+    other = files(
+        "fork",
+        "make a store that goes on from a position of another, and shares what comes before it",
+        _fork,
+        "SOURCE",
+        "TARGET",
+    )
+    other.add_argument(
+        "--at", type=int, metavar="POSITION", help="the last event that it has; all of them unless it is given"
+    )
     files("check", "read every byte of a store's files, and name every damaged place", _check, "PATH")
     files("salvage", "write what can be saved of a damaged store to a new one", _salvage, "PATH", "TARGET")
     return parser
@@ -147,6 +157,8 @@ _HELP = {
     "PATH": "the directory of a store; it is left as it is, and may be in use",
     "backup PATH": "the directory of a store; it is opened for as long as that takes",
     "backup TARGET": "the directory of the copy, which must not exist yet",
+    "fork SOURCE": "the directory of a store; it is opened for as long as that takes",
+    "fork TARGET": "the directory of the fork, which must not exist yet",
     "salvage TARGET": "the directory of the new store, which must not exist yet",
     "FILE": "a file of JSON lines; - is standard output or input",
     "APPLICATION": "the database of the application: sqlite://application.db or postgresql://user@host:5432/database",
@@ -248,6 +260,16 @@ def _backup(options: argparse.Namespace, screen: "Screen") -> int:
     print(
         f"copied {copied.events:,} events to {options.target}{_speed(copied.events, begun)}: "
         f"{copied.segments:,} segments, {copied.bytes:,} bytes; position {copied.position:,}, digest {copied.digest}"
+    )
+    return 0
+
+
+def _fork(options: argparse.Namespace, screen: "Screen") -> int:
+    forked = maintenance.fork(options.source, options.target, at=options.at)
+    screen.end()
+    print(
+        f"forked {options.target} at position {forked.position:,}: shares {forked.shared_segments:,} segments, "
+        f"{forked.copied_segments:,} copied ({forked.copied_bytes:,} bytes); store id {forked.store_id}"
     )
     return 0
 

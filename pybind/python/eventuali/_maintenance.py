@@ -46,6 +46,30 @@ class BackupReport:
 
 @final
 @dataclass(frozen=True, slots=True)
+class ForkReport:
+    """What a fork consists of."""
+
+    store_id: UUID
+    """The id of the fork."""
+
+    parent_id: UUID
+    """The id of the store that it was forked from."""
+
+    position: int
+    """Its last event; the next one that it takes has the position after it."""
+
+    shared_segments: int
+    """How many segments it shares with its parent."""
+
+    copied_segments: int
+    """How many segments were copied, in whole or in part."""
+
+    copied_bytes: int
+    """How many bytes of segments were written for that."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Damage:
     """A damaged place."""
 
@@ -255,6 +279,14 @@ async def backup(
     async with Opened(store, is_source=True, blocking=blocking) as core:
         move = _eventuali.start_backup(core, directory, blocking)
         return BackupReport(*await carried_out(move, progress, blocking=blocking))
+
+
+async def fork(store: AnyStore, target: Directory, at: int | None, *, blocking: bool) -> ForkReport:
+    """Makes a store that goes on from a position of an open one."""
+    directory = _directory(target)
+    async with Opened(store, is_source=True, blocking=blocking) as core:
+        move = _eventuali.start_fork(core, directory, at, blocking)
+        return ForkReport(*await carried_out(move, None, blocking=blocking))
 
 
 async def verify(path: Directory, progress: AwaitableReport | None, *, blocking: bool) -> VerifyReport:

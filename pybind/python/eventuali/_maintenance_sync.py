@@ -1,11 +1,11 @@
 """Looking after the files of a store, for plain synchronous code: the functions of `eventuali.maintenance` without `await`."""
 
 from eventuali import _maintenance
-from eventuali._maintenance import BackupReport, Directory, SalvageReport, VerifyReport
+from eventuali._maintenance import BackupReport, Directory, ForkReport, SalvageReport, VerifyReport
 from eventuali._moves import finished
 from eventuali._moving import AnyStore, Report
 
-__all__ = ["backup", "salvage", "verify"]
+__all__ = ["backup", "fork", "salvage", "verify"]
 
 
 def backup(store: AnyStore, target: Directory, *, progress: Report | None = None) -> BackupReport:
@@ -22,6 +22,26 @@ def backup(store: AnyStore, target: Directory, *, progress: Report | None = None
         1
     """
     return finished(_maintenance.backup(store, target, progress, blocking=True))
+
+
+def fork(store: AnyStore, target: Directory, *, at: int | None = None) -> ForkReport:
+    """Makes a store that goes on from a position of an open one, and shares what comes before it.
+
+    Example:
+        >>> import tempfile
+        >>> from eventuali.event import UserRegistered
+        >>> from eventuali.sync import EventStore, maintenance
+        >>> with tempfile.TemporaryDirectory() as folder, EventStore.create(f"{folder}/users") as store:
+        ...     for name in ("ada", "bob"):
+        ...         registered = UserRegistered(user_id=name, email=f"{name}@example.org")
+        ...         receipt = store.append(name, [registered], aggregate_type="User")
+        ...     print(maintenance.fork(store, f"{folder}/only-ada", at=1).position)
+        ...     with EventStore.create(f"{folder}/only-ada") as fork:
+        ...         print([event.aggregate_id for event in fork.read_all()])
+        1
+        ['ada']
+    """
+    return finished(_maintenance.fork(store, target, at, blocking=True))
 
 
 def verify(path: Directory, *, progress: Report | None = None) -> VerifyReport:

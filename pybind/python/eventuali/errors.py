@@ -22,6 +22,7 @@ EventualiError
 ├── LimitExceededError            something is larger than the store accepts
 ├── InvalidNameError              (ValueError) an id, type, tenant or tag cannot be used
 ├── ConfigurationError            (ValueError) a connection string, path or option cannot be used
+├── ForkPositionError             (ValueError) the store cannot be forked at this position
 ├── DivergedError                 the target of a move holds events that its source does not have
 ├── UnsupportedError              this store or build cannot do that
 ├── StoreClosedError              the store was closed
@@ -63,6 +64,7 @@ __all__ = [
     "EventUsageError",
     "EventualiError",
     "FieldNotSetError",
+    "ForkPositionError",
     "ForkedProcessError",
     "FormatVersionError",
     "InvalidNameError",
@@ -324,6 +326,25 @@ class DivergedError(EventualiError):
 
     reason: str
     """What the target has there."""
+
+
+class ForkPositionError(EventualiError, ValueError):
+    """The store cannot be forked at this position. Nothing was made."""
+
+    path: str
+    """The directory of the store."""
+
+    position: int
+    """Where it was to be forked."""
+
+    reason: str
+    """What is wrong with it."""
+
+    before: int | None
+    """The nearest position before it where it can be forked."""
+
+    after: int | None
+    """The nearest position behind it where it can be forked."""
 
 
 class UnsupportedError(EventualiError):

@@ -1,7 +1,7 @@
-"""Looking after a store: `backup` copies it, `verify` finds every damaged place, `salvage` saves what can be saved.
+"""Looking after a store: `backup` copies it, `fork` goes on from a position of it, `verify` finds damage, `salvage` saves.
 
-All leave the store as it is, byte for byte. `backup` copies an open store while others go on appending. `verify` and `salvage` take
-no lock: they work on a closed store, on one that is damaged beyond opening, and on one that a process is writing to.
+All leave the store as it is, byte for byte. `backup` and `fork` work on an open store while others go on appending. `verify` and
+`salvage` take no lock: they work on a closed store, on one that is damaged beyond opening, and on one that a process is writing to.
 Without asyncio: `from eventuali.sync import maintenance`.
 
 Example:
@@ -30,6 +30,7 @@ from eventuali._maintenance import (
     BackupReport,
     Damage,
     Directory,
+    ForkReport,
     KeptRange,
     LostRange,
     SalvageReport,
@@ -41,6 +42,7 @@ from eventuali._moving import AnyStore, AwaitableReport, Progress
 __all__ = [
     "BackupReport",
     "Damage",
+    "ForkReport",
     "KeptRange",
     "LostRange",
     "Progress",
@@ -48,6 +50,7 @@ __all__ = [
     "StreamLoss",
     "VerifyReport",
     "backup",
+    "fork",
     "salvage",
     "verify",
 ]
@@ -72,6 +75,49 @@ async def backup(store: AnyStore, target: Directory, *, progress: AwaitableRepor
         StorageFullError: there is no room for the copy.
     """
     return await _maintenance.backup(store, target, progress, blocking=False)
+
+
+async def fork(store: AnyStore, target: Directory, *, at: int | None = None) -> ForkReport:
+    """Makes a store that goes on from a position of an open one, while others go on appending to it.
+
+    The fork has every event up to there, with the same ids, positions, versions and times, and a store id of its own. From there on
+    neither sees what the other appends. Sealed segments are shared and not copied, so it takes milliseconds however many events there
+    are; of the segment that holds the position the part up to there is copied, unless it ends there and is sealed. A shared file is never
+    written to: each of the two can be moved or deleted without the other. In another file system all is copied.
+
+    Args:
+        store: an open store, or the directory of one, which is then opened for as long as it takes.
+        target: the directory of the fork, which must not exist yet.
+        at: the position of its last event; all that there are unless it is given. The events of one append stay together.
+
+    Raises:
+        ForkPositionError: there is no such position yet, or it lies within the events of one append.
+        ConfigurationError: the store is a database, or there is none, or the target exists, or it lies within the store.
+        StoreLockedError: the store is named, and another process has it open; or the same target is being written.
+        CorruptionError: what has to be copied is damaged.
+        StorageFullError: there is no room for the fork.
+
+    Example:
+        A store that was prepared once, and each test with one of its own:
+
+        >>> import asyncio, tempfile
+        >>> from eventuali import EventStore, maintenance
+        >>> from eventuali.event import UserRegistered
+        >>> async def main(folder: str) -> None:
+        ...     async with EventStore.create(f"{folder}/prepared") as prepared:
+        ...         ada = UserRegistered(user_id="u-1", email="ada@example.org")
+        ...         await prepared.append("user-1", [ada], aggregate_type="User")
+        ...         for test in ("one", "other"):
+        ...             await maintenance.fork(prepared, f"{folder}/{test}")
+        ...             async with EventStore.create(f"{folder}/{test}") as store:
+        ...                 await store.append("user-2", [UserRegistered(user_id=test, email="")], aggregate_type="User")
+        ...                 print([event.aggregate_id async for event in store.read_all()])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     asyncio.run(main(folder))
+        ['user-1', 'user-2']
+        ['user-1', 'user-2']
+    """
+    return await _maintenance.fork(store, target, at, blocking=False)
 
 
 async def verify(path: Directory, *, progress: AwaitableReport | None = None) -> VerifyReport:

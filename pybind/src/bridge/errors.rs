@@ -121,7 +121,7 @@ fn describe(py: Python<'_>, cause: &Error, facts: &Bound<'_, PyDict>) -> PyResul
     })
 }
 
-/// The same for what only databases and moving can meet.
+/// The same for what only databases, moving and maintenance can meet.
 fn describe_of_databases(cause: &Error, facts: &Bound<'_, PyDict>) -> PyResult<&'static str> {
     Ok(match cause {
         Error::Unavailable { store, reason, .. } => {
@@ -139,6 +139,14 @@ fn describe_of_databases(cause: &Error, facts: &Bound<'_, PyDict>) -> PyResult<&
             facts.set_item("position", position.0)?;
             facts.set_item("reason", reason)?;
             "DivergedError"
+        }
+        Error::ForkPosition { path, position, problem, before, after } => {
+            facts.set_item("path", path.display().to_string())?;
+            facts.set_item("position", position.0)?;
+            facts.set_item("reason", problem.to_string())?;
+            facts.set_item("before", before.map(|before| before.0))?;
+            facts.set_item("after", after.map(|after| after.0))?;
+            "ForkPositionError"
         }
         _ => "EventualiError",
     })

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use eventuali::maintenance::{BackupReport, SalvageReport, VerifyReport};
+use eventuali::maintenance::{BackupReport, ForkReport, SalvageReport, VerifyReport};
 use eventuali::{Completion, Error, Operation, Result};
 use eventuali_sql::{Difference, DifferenceKind, Moved, Progress, Verified, export, verify};
 use parking_lot::{Condvar, Mutex};
@@ -25,7 +25,7 @@ use super::{Ask, PyEventStore};
 use crate::bridge::{self, Effort, configuration};
 
 pub(crate) use lines::{start_export_lines, start_import_eventsourcing, start_import_lines};
-pub(crate) use maintenance::{start_backup, start_check, start_salvage};
+pub(crate) use maintenance::{start_backup, start_check, start_fork, start_salvage};
 pub(crate) use mirror::{PyMirror, start_mirror};
 
 /// Refuses the name of a store that cannot be meant: what was moved to a new store in memory would be gone with it.
@@ -60,6 +60,7 @@ enum Outcome {
     Checked(VerifyReport),
     Salvaged(SalvageReport),
     BackedUp(BackupReport),
+    Forked(ForkReport),
 }
 
 /// Why it ended early.
@@ -185,6 +186,7 @@ impl PyMove {
             Some(Ok(Outcome::Checked(report))) => maintenance::checked(py, &report),
             Some(Ok(Outcome::Salvaged(report))) => maintenance::salvaged(py, &report),
             Some(Ok(Outcome::BackedUp(report))) => maintenance::backed_up(py, &report),
+            Some(Ok(Outcome::Forked(report))) => maintenance::forked(py, &report),
             Some(Err(Failure::Store(error))) => Err(bridge::raise(py, &error)),
             Some(Err(Failure::File(error))) => Err(error),
             None => Ok(py.None()),

@@ -3,18 +3,22 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use eventuali::Error;
-use eventuali::maintenance::{BackupReport, Damage, PositionRange, SalvageReport, StreamLoss, Transfer, VerifyReport, backup, salvage, verify};
+use eventuali::maintenance::{
+    BackupReport, Damage, ForkReport, PositionRange, SalvageReport, StreamLoss, Transfer, VerifyReport, backup, fork, salvage, verify,
+};
+use eventuali::{Error, LogStore, Position};
 use eventuali_sql::Store;
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 
 use super::{Outcome, PyEventStore, PyMove};
+use crate::store::Handle;
+use crate::store::arguments::at_least_or_none;
 
 type DamageParts = (String, Option<u64>, u64, Option<u64>, Option<u64>, Option<u64>, String, String);
 
 fn damage_parts(damage: &Damage) -> DamageParts {
-    let position = |position: Option<eventuali::Position>| position.map(|position| position.0);
+    let position = |position: Option<Position>| position.map(|position| position.0);
     (
         damage.file.clone(),
         damage.segment,
@@ -81,16 +85,36 @@ pub(super) fn backed_up(py: Python<'_>, report: &BackupReport) -> PyResult<Py<Py
     (report.store_id, report.events, report.position.0, report.segments, report.bytes, &report.digest, report.complete).into_py_any(py)
 }
 
+/// What a fork consists of, for Python.
+pub(super) fn forked(py: Python<'_>, report: &ForkReport) -> PyResult<Py<PyAny>> {
+    (report.store_id, report.parent_id, report.position.0, report.shared_segments, report.copied_segments, report.copied_bytes).into_py_any(py)
+}
+
+/// The embedded store of a handle; a database has none.
+fn embedded<'a>(handle: &'a Handle, instead: &str) -> Result<&'a LogStore, Error> {
+    match handle.kind() {
+        Store::Embedded(store) => Ok(store),
+        _ => Err(Error::Configuration { message: format!("{} is a database: {instead}", handle.place()) }),
+    }
+}
+
 #[pyfunction]
 pub(crate) fn start_backup(py: Python<'_>, store: &PyEventStore, target: PathBuf, blocking: bool) -> PyResult<PyMove> {
     let handle = Arc::clone(&store.handle);
     PyMove::begin(py, blocking, move |shared| {
-        let Store::Embedded(store) = handle.kind() else {
-            let place = handle.place();
-            let message = format!("{place} is a database: back it up with its own tools, or move its history to a store in a directory with export");
-            return Err(Error::Configuration { message }.into());
-        };
+        let store = embedded(&handle, "back it up with its own tools, or move its history to a store in a directory with export")?;
         Ok(Outcome::BackedUp(backup(store, target, |progress| shared.report(progress))?))
+    })
+}
+
+#[pyfunction]
+#[pyo3(signature = (store, target, at, blocking))]
+pub(crate) fn start_fork(py: Python<'_>, store: &PyEventStore, target: PathBuf, at: Option<&Bound<'_, PyAny>>, blocking: bool) -> PyResult<PyMove> {
+    let at = at_least_or_none("at", 0, at)?.map(Position);
+    let handle = Arc::clone(&store.handle);
+    PyMove::begin(py, blocking, move |_| {
+        let store = embedded(&handle, "only a store in a directory or in memory can be forked; move its history to one with export")?;
+        Ok(Outcome::Forked(fork(store, target, at)?))
     })
 }
 
