@@ -72,7 +72,8 @@ fn every_layout_of_an_index_is_documented_as_it_is() {
     assert_eq!(layout("### Segment index: aggregate type"), fields!(sealed::aggregate_type: TEXT 4, TEXT_BYTES 4));
     assert_eq!(layout("### Run: identity"), fields!(run::identity: STORE_ID 16, FIRST_SEGMENT 8, LAST_SEGMENT 8, MEMBERS 8));
     assert_eq!(layout("### Run: summary"), fields!(run::summary: SMALLEST_ID 16, LARGEST_ID 16));
-    assert_eq!(layout("### Run: stream"), fields!(run::stream: HASH 8, NEWEST_SEGMENT 8));
+    assert_eq!(layout("### Run: stream"), fields!(run::stream: HASH 8, NEWEST_SEGMENT 4));
+    assert_eq!(layout("### Run: part"), fields!(run::id_part: FIRST_SEGMENT 8, LAST_SEGMENT 8, BLOCKS 8, SMALLEST_ID 16, LARGEST_ID 16));
     assert_eq!(layout("### Segment index: kind"), fields!(sealed::kind: AGGREGATE_TYPE 4, COUNT 4, TEXT 4, TEXT_BYTES 4));
 }
 
@@ -92,7 +93,7 @@ macro_rules! sections {
 fn every_section_and_number_of_an_index_is_documented_as_it_is() {
     let of_segment = sections!(sealed::section: EVENTS, STREAMS, SLOTS, IDS, STREAM_FILTER, ID_FILTER, AGGREGATE_TYPES, KINDS, TEXT, TAGS);
     assert_eq!(sections("### Segment index: sections"), of_segment);
-    assert_eq!(sections("### Run: sections"), sections!(run::section: STREAMS, STREAM_FILTER, ID_FILTER));
+    assert_eq!(sections("### Run: sections"), sections!(run::section: STREAMS, STREAM_FILTER, ID_FILTERS, ID_PARTS));
     let stated = [
         format!("`{}`", String::from_utf8_lossy(&file::layout::MAGIC_BYTES)),
         format!("version of index files: {};", file::layout::VERSION_NUMBER),
@@ -139,6 +140,7 @@ fn the_fields_fill_their_layouts() {
         ("### Run: identity", run::identity::BYTES),
         ("### Run: summary", run::summary::BYTES),
         ("### Run: stream", run::stream::BYTES),
+        ("### Run: part", run::id_part::BYTES),
     ];
     for (heading, length) in lengths {
         assert_eq!(ends(heading), length, "{heading}");

@@ -2,6 +2,7 @@
 
 mod append;
 mod indexing;
+mod merging;
 mod operation;
 mod options;
 mod read;
@@ -169,7 +170,7 @@ impl Inner {
             }
             (_, last) => Part::new(last.map_or(1, |last| last.sequence + 1), log.chain.position),
         };
-        let sealed = Sealed::new(ends(&log.sealed, active.first_position()));
+        let sealed = Sealed::new(ends(&log.sealed, active.first_position()), options.filter_bytes);
         let mut index = Index::new(active, !sealed.is_empty(), options.hot_bytes);
         index.published(head.0);
         let missing = if damage.is_some() { Vec::new() } else { without_index_file(&*log.storage, &log.sealed)? };
@@ -293,7 +294,11 @@ impl LogStore {
     #[must_use]
     pub fn index_memory_bytes(&self) -> usize {
         let writer = &self.handle.inner.writer;
-        if writer.is_of_parent() { 0 } else { writer.with(|deciding| deciding.index.memory_bytes()) }
+        if writer.is_of_parent() {
+            return 0;
+        }
+        let (index, sealed) = writer.with(|deciding| (deciding.index.memory_bytes(), deciding.sealed.clone()));
+        index + sealed.memory_bytes()
     }
 
     /// The writer, if this handle may use it.

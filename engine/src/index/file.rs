@@ -80,6 +80,8 @@ pub(crate) enum IndexProblem {
     Damaged(&'static str),
     /// It cannot be read, or a new one cannot be written.
     Io(io::Error),
+    /// It was not made to its end, because the store is closed.
+    Stopped,
 }
 
 impl From<io::Error> for IndexProblem {

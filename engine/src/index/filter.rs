@@ -1,6 +1,8 @@
 //! Whether a hash may be in a set: a Bloom filter in blocks of 512 bits, so that one page of its file answers.
 //!
-//! "No" is certain. "Yes" is wrong for fewer than one in a hundred hashes that are not in it.
+//! "No" is certain. "Yes" is wrong for fewer than one in five hundred hashes that are not in it.
+
+use std::ops::Range;
 
 use super::file::{IndexProblem, Page, Pages, Section, Writer};
 use crate::log::format::get;
@@ -8,7 +10,7 @@ use crate::log::format::get;
 /// Length of a block.
 pub(crate) const BLOCK_BYTES: usize = 64;
 /// How many bits there are for each key.
-pub(crate) const BITS_PER_KEY: u64 = 12;
+pub(crate) const BITS_PER_KEY: u64 = 16;
 /// How many bits of its block a key sets.
 pub(crate) const PROBES: usize = 7;
 /// What a hash is multiplied with, to get the bits in the block from it.
@@ -16,12 +18,14 @@ pub(crate) const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
 
 type Block = [u64; BLOCK_BYTES / 8];
 
-/// A filter in memory.
+/// A filter, of which the first blocks are in memory: all of them, or as many as there is room for.
 pub(crate) struct Filter {
+    section: Section,
     blocks: Vec<Block>,
 }
 
-fn blocks_for(keys: u64) -> u64 {
+/// How many blocks a filter of so many keys has.
+pub(crate) fn blocks_for(keys: u64) -> u64 {
     keys.saturating_mul(BITS_PER_KEY).div_ceil(BLOCK_BYTES as u64 * 8)
 }
 
@@ -57,6 +61,48 @@ fn push(writer: &mut Writer, block: &Block) -> std::io::Result<()> {
     writer.push(&bytes)
 }
 
+/// A filter that is being made, or a part of it: blocks next to each other.
+pub(crate) struct Making {
+    of: u64,
+    from: u64,
+    blocks: Vec<Block>,
+}
+
+impl Making {
+    /// Begins with at most `blocks_max` blocks from number `from` on, of a filter that has `of`.
+    pub(crate) fn new(of: u64, from: u64, blocks_max: usize) -> Self {
+        let count = usize::try_from(of.saturating_sub(from)).unwrap_or(usize::MAX).min(blocks_max);
+        Self { of, from, blocks: vec![Block::default(); count] }
+    }
+
+    /// The first block behind this part.
+    pub(crate) fn end(&self) -> u64 {
+        self.from + self.blocks.len() as u64
+    }
+
+    /// The smallest hash that belongs to this part.
+    pub(crate) fn smallest_hash(&self) -> u64 {
+        u64::try_from((u128::from(self.from) << 64).div_ceil(u128::from(self.of.max(1)))).unwrap_or(u64::MAX)
+    }
+
+    /// Adds a hash, which belongs to this part or to one before it; says whether it lies behind this part.
+    pub(crate) fn add(&mut self, hash: u64) -> bool {
+        let at = block_of(hash, self.of);
+        let block = at.checked_sub(self.from).and_then(|at| self.blocks.get_mut(usize::try_from(at).ok()?));
+        if let Some(block) = block {
+            for (word, bits) in block.iter_mut().zip(bits_of(hash)) {
+                *word |= bits;
+            }
+        }
+        at >= self.end()
+    }
+
+    /// Writes the blocks of this part.
+    pub(crate) fn write(&self, writer: &mut Writer) -> std::io::Result<()> {
+        self.blocks.iter().try_for_each(|block| push(writer, block))
+    }
+}
+
 /// Writes a filter as the next section. The hashes come sorted; there are at most `keys` of them.
 pub(crate) fn write<E: From<std::io::Error>>(
     writer: &mut Writer,
@@ -90,10 +136,15 @@ pub(crate) fn write<E: From<std::io::Error>>(
 
 /// Asks a filter in its file. Reads one page.
 pub(crate) fn may_hold(pages: &Pages, section: &Section, hash: u64) -> Result<bool, IndexProblem> {
-    if section.count == 0 {
+    may_hold_among(pages, section, 0..section.count, hash)
+}
+
+/// Asks a filter that is made of some of a section's blocks. Reads one page.
+pub(crate) fn may_hold_among(pages: &Pages, section: &Section, blocks: Range<u64>, hash: u64) -> Result<bool, IndexProblem> {
+    if blocks.is_empty() {
         return Ok(false);
     }
-    let at = block_of(hash, section.count);
+    let at = blocks.start + block_of(hash, blocks.end - blocks.start);
     let mut answer = false;
     pages.each(section, at..at + 1, &mut Page::new(), |entry| {
         answer = holds(&decode(entry), &bits_of(hash));
@@ -103,16 +154,32 @@ pub(crate) fn may_hold(pages: &Pages, section: &Section, hash: u64) -> Result<bo
 }
 
 impl Filter {
-    /// Reads a filter into memory.
-    pub(crate) fn load(pages: &Pages, section: &Section) -> Result<Self, IndexProblem> {
-        let blocks = pages.iter(section, decode).collect::<Result<_, _>>()?;
-        Ok(Self { blocks })
+    /// Reads a filter into memory, as far as it fits into so many bytes.
+    pub(crate) fn load(pages: &Pages, section: &Section, bytes_max: u64) -> Result<Self, IndexProblem> {
+        let count = section.count.min(bytes_max / BLOCK_BYTES as u64);
+        let mut blocks = Vec::with_capacity(usize::try_from(count).unwrap_or(0));
+        pages.each(section, 0..count, &mut Page::new(), |entry| {
+            blocks.push(decode(entry));
+            Ok(())
+        })?;
+        Ok(Self { section: *section, blocks })
     }
 
-    /// Whether the set may hold this hash.
-    pub(crate) fn may_hold(&self, hash: u64) -> bool {
-        let at = usize::try_from(block_of(hash, self.blocks.len() as u64)).unwrap_or(0);
-        self.blocks.get(at).is_some_and(|block| holds(block, &bits_of(hash)))
+    /// How many bytes of memory it takes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.blocks.capacity() * BLOCK_BYTES
+    }
+
+    /// Whether the set may hold this hash. Reads a page where the hash belongs to a block that is not in memory.
+    pub(crate) fn may_hold(&self, pages: &Pages, hash: u64) -> Result<bool, IndexProblem> {
+        if self.section.count == 0 {
+            return Ok(false);
+        }
+        let at = usize::try_from(block_of(hash, self.section.count)).unwrap_or(usize::MAX);
+        match self.blocks.get(at) {
+            Some(block) => Ok(holds(block, &bits_of(hash))),
+            None => may_hold(pages, &self.section, hash),
+        }
     }
 }
 
@@ -143,20 +210,60 @@ mod tests {
     }
 
     #[test]
-    fn all_keys_are_in_it_and_fewer_than_one_in_a_hundred_others() {
+    fn all_keys_are_in_it_and_fewer_than_one_in_five_hundred_others() {
         let mut keys = hashes(1, 50_000);
         keys.sort_unstable();
         let (file, section) = written(50_000, &keys).expect("memory");
         assert_eq!(section.count, (50_000_u64 * BITS_PER_KEY).div_ceil(512));
-        let filter = Filter::load(&file.pages, &section).expect("a filter");
-        assert!(keys.iter().all(|hash| filter.may_hold(*hash)));
+        let filter = Filter::load(&file.pages, &section, u64::MAX).expect("a filter");
+        assert_eq!(filter.memory_bytes() as u64, section.count * BLOCK_BYTES as u64);
+        let held = |filter: &Filter, hash: &u64| filter.may_hold(&file.pages, *hash).expect("a page");
+        assert!(keys.iter().all(|hash| held(&filter, hash)));
         assert!(keys.iter().step_by(100).all(|hash| may_hold(&file.pages, &section, *hash).expect("a page")));
         let others = hashes(2, 50_000);
-        let wrong = others.iter().filter(|hash| filter.may_hold(**hash)).count();
-        assert!(wrong < 500, "{wrong}");
+        let wrong = others.iter().filter(|hash| held(&filter, hash)).count();
+        assert!(wrong < 100, "{wrong}");
+        // With half of it in memory, with nothing, and asked in the file, it says the same.
+        let half = Filter::load(&file.pages, &section, section.count * 32).expect("a filter");
+        let none = Filter::load(&file.pages, &section, 63).expect("a filter");
+        assert_eq!((half.memory_bytes() as u64, none.memory_bytes()), (section.count / 2 * 64, 0));
         for hash in others.iter().step_by(100) {
-            assert_eq!(may_hold(&file.pages, &section, *hash).expect("a page"), filter.may_hold(*hash));
+            assert_eq!(may_hold(&file.pages, &section, *hash).expect("a page"), held(&filter, hash));
+            assert_eq!((held(&half, hash), held(&none, hash)), (held(&filter, hash), held(&filter, hash)));
         }
+    }
+
+    #[test]
+    fn made_in_parts_from_hashes_in_any_order_it_is_the_same() {
+        let (keys, sorted) = (hashes(3, 5000), {
+            let mut sorted = hashes(3, 5000);
+            sorted.sort_unstable();
+            sorted
+        });
+        let (whole, section) = written(5000, &sorted).expect("memory");
+        let storage = MemoryStorage::new();
+        write_file(&storage, "parts", HEAD, |writer| {
+            writer.section(1, BLOCK_BYTES)?;
+            let (of, mut from) = (blocks_for(5000), 0);
+            while from < of {
+                let mut part = Making::new(of, from, 50);
+                let (smallest, mut taken) = (part.smallest_hash(), 0);
+                for hash in &keys {
+                    let behind = part.add(*hash);
+                    assert_eq!((from..part.end()).contains(&block_of(*hash, of)), *hash >= smallest && !behind);
+                    taken += usize::from(*hash >= smallest && !behind);
+                }
+                assert!(taken > 0);
+                part.write(writer)?;
+                from = part.end();
+            }
+            Ok::<_, io::Error>(())
+        })
+        .expect("memory");
+        let parts = PagedFile::open(&storage, "parts", HEAD.0, HEAD.1).expect("a file");
+        let blocks = |file: &PagedFile| file.pages.iter(&section, decode).map(|block| block.expect("a block")).collect::<Vec<_>>();
+        assert_eq!(parts.section(1, BLOCK_BYTES).expect("the section"), section);
+        assert!(blocks(&parts) == blocks(&whole));
     }
 
     #[test]
@@ -164,9 +271,10 @@ mod tests {
         for keys in [&[][..], &[0], &[u64::MAX], &[0, 1, u64::MAX - 1, u64::MAX]] {
             for room in [keys.len() as u64, 1000] {
                 let (file, section) = written(room, keys).expect("memory");
-                let filter = Filter::load(&file.pages, &section).expect("a filter");
-                assert!(keys.iter().all(|hash| filter.may_hold(*hash) && may_hold(&file.pages, &section, *hash).expect("a page")));
-                assert!(!filter.may_hold(0x1234_5678) && !may_hold(&file.pages, &section, 0x1234_5678).expect("a page"));
+                let filter = Filter::load(&file.pages, &section, u64::MAX).expect("a filter");
+                let held = |hash| filter.may_hold(&file.pages, hash).expect("a page");
+                assert!(keys.iter().all(|hash| held(*hash) && may_hold(&file.pages, &section, *hash).expect("a page")));
+                assert!(!held(0x1234_5678) && !may_hold(&file.pages, &section, 0x1234_5678).expect("a page"));
             }
         }
     }

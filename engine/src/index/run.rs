@@ -1,18 +1,24 @@
-//! A run: where the streams and event ids of a range of segments are to be looked for, merged from the segments' indexes.
+//! A run: where the streams and event ids of a range of segments are to be looked for, merged from indexes of segments and smaller runs.
 
+mod ids;
 mod merge;
 #[cfg(test)]
 mod tests;
+mod write;
 
+use std::sync::Arc;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+pub(crate) use ids::{IdPart, IdSource};
+use parking_lot::Mutex;
 use uuid::Uuid;
+pub(crate) use write::{Culprit, Input, Sources};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::file::layout::{IDENTITY_BYTES, SUMMARY_BYTES};
-use super::file::{FileKind, IndexProblem, PagedFile, Section, write};
+use super::file::layout::IDENTITY_BYTES;
+use super::file::{FileKind, IndexProblem, PagedFile, Section};
 use super::filter::{self, Filter};
-use super::sealed::{Identity, SealedIndex};
 use crate::log::format::{get, put};
 use crate::log::storage::Storage;
 
@@ -48,18 +54,36 @@ pub(crate) mod section {
     pub(crate) const STREAMS: u32 = 1;
     /// Filter of the streams' hashes.
     pub(crate) const STREAM_FILTER: u32 = 2;
-    /// Filter of the ids' hashes.
-    pub(crate) const ID_FILTER: u32 = 3;
+    /// Filters of the ids' hashes, one for each part, one after the other.
+    pub(crate) const ID_FILTERS: u32 = 3;
+    /// The parts of the segments that the ids' filters are of.
+    pub(crate) const ID_PARTS: u32 = 4;
 }
 
 /// An entry of the streams.
 pub(crate) mod stream {
     /// Hash of the stream (u64).
     pub(crate) const HASH: usize = 0;
-    /// Sequence of the newest segment with events under this hash (u64).
+    /// Sequence of the newest segment with events under this hash, less that of the run's first segment (u32).
     pub(crate) const NEWEST_SEGMENT: usize = HASH + 8;
     /// Length.
-    pub(crate) const BYTES: usize = NEWEST_SEGMENT + 8;
+    pub(crate) const BYTES: usize = NEWEST_SEGMENT + 4;
+}
+
+/// An entry of the parts.
+pub(crate) mod id_part {
+    /// Sequence of its first segment (u64).
+    pub(crate) const FIRST_SEGMENT: usize = 0;
+    /// Sequence of its last segment (u64).
+    pub(crate) const LAST_SEGMENT: usize = FIRST_SEGMENT + 8;
+    /// How many blocks its filter has (u64).
+    pub(crate) const BLOCKS: usize = LAST_SEGMENT + 8;
+    /// The smallest event id; zeros if there are no events (16 bytes).
+    pub(crate) const SMALLEST_ID: usize = BLOCKS + 8;
+    /// The largest event id; zeros if there are no events (16 bytes).
+    pub(crate) const LARGEST_ID: usize = SMALLEST_ID + 16;
+    /// Length.
+    pub(crate) const BYTES: usize = LARGEST_ID + 16;
 }
 
 /// Which segments a run is of.
@@ -82,37 +106,23 @@ pub(crate) fn members(segments: impl IntoIterator<Item = (u64, u64)>) -> u64 {
     xxh3_64(&bytes)
 }
 
-/// What a run is merged from.
-#[derive(Clone, Copy)]
-pub(crate) enum Input<'a> {
-    Segment(&'a SealedIndex),
-    Run(&'a Run),
-}
-
 /// A hash, and the newest segment in which it is.
 type Place = (u64, u64);
 
-impl<'a> Input<'a> {
-    /// The hashes of its streams, sorted.
-    fn places(self) -> Box<dyn Iterator<Item = Result<Place, IndexProblem>> + 'a> {
-        match self {
-            Self::Segment(index) => {
-                let Identity { sequence, .. } = *index.identity();
-                Box::new(index.stream_entries().map(move |stream| Ok((stream?.hash, sequence))))
-            }
-            Self::Run(run) => Box::new(run.places()),
-        }
-    }
-}
+const OUTSIDE: IndexProblem = IndexProblem::Damaged("it names a segment that is not in the run");
 
-/// A run, open. It holds its head in memory, and the filter of streams once that was asked for.
+/// A run, open. It holds its head in memory, and as much of the filter of streams as it was given room for, once that was asked for.
 pub(crate) struct Run {
     file: PagedFile,
     identity: RunIdentity,
     streams: Section,
     stream_filter: Section,
-    id_filter: Section,
-    loaded_filter: OnceLock<Filter>,
+    id_filters: Section,
+    id_parts: Section,
+    loaded_parts: OnceLock<Vec<IdPart>>,
+    /// How many bytes of the filter may be in memory.
+    filter_room: AtomicU64,
+    loaded_filter: Mutex<Option<Arc<Filter>>>,
 }
 
 impl RunIdentity {
@@ -130,55 +140,12 @@ impl RunIdentity {
     }
 }
 
-/// The range of the ids of all indexes.
-fn summary_of(indexes: &[&SealedIndex]) -> [u8; SUMMARY_BYTES] {
-    let ranges = || indexes.iter().filter_map(|index| index.id_range());
-    let smallest = ranges().map(|(smallest, _)| smallest).min().unwrap_or(Uuid::nil());
-    let largest = ranges().map(|(_, largest)| largest).max().unwrap_or(Uuid::nil());
-    let mut bytes = [0; SUMMARY_BYTES];
-    put(&mut bytes, summary::SMALLEST_ID, *smallest.as_bytes());
-    put(&mut bytes, summary::LARGEST_ID, *largest.as_bytes());
-    bytes
-}
-
-fn decode(entry: &[u8]) -> Place {
-    (u64::from_le_bytes(get(entry, stream::HASH)), u64::from_le_bytes(get(entry, stream::NEWEST_SEGMENT)))
+fn decode(entry: &[u8], first_segment: u64) -> Place {
+    let newest = u32::from_le_bytes(get(entry, stream::NEWEST_SEGMENT));
+    (u64::from_le_bytes(get(entry, stream::HASH)), first_segment + u64::from(newest))
 }
 
 impl Run {
-    /// Merges a run: the streams of all inputs, the ids of all indexes. Holds a page of each in memory, whatever their size.
-    ///
-    /// It is there completely when this returns, also after a power failure, or not at all.
-    ///
-    /// # Errors
-    /// `Damaged` if one of the inputs is; `Io` if one cannot be read or the run cannot be written.
-    pub(crate) fn write(
-        storage: &dyn Storage,
-        name: &str,
-        identity: &RunIdentity,
-        stream_inputs: &[Input<'_>],
-        id_inputs: &[&SealedIndex],
-    ) -> Result<(), IndexProblem> {
-        write(storage, name, (FileKind::Run, &identity.encode(), &summary_of(id_inputs)), |writer| {
-            writer.section(section::STREAMS, stream::BYTES)?;
-            let places = merge::sorted(stream_inputs.iter().map(|input| input.places()))?;
-            for place in merge::newest(places) {
-                let (hash, newest) = place?;
-                if !identity.covers(newest) {
-                    return Err(IndexProblem::Damaged("it names a segment that is not in the run"));
-                }
-                let mut bytes = [0; stream::BYTES];
-                put(&mut bytes, stream::HASH, hash.to_le_bytes());
-                put(&mut bytes, stream::NEWEST_SEGMENT, newest.to_le_bytes());
-                writer.push(&bytes)?;
-            }
-            let (pages, streams) = writer.read_back()?;
-            filter::write(writer, section::STREAM_FILTER, streams.count, pages.iter(&streams, |entry| decode(entry).0))?;
-            let ids = id_inputs.iter().map(|index| index.event_count()).sum();
-            filter::write(writer, section::ID_FILTER, ids, merge::sorted(id_inputs.iter().map(|index| index.id_hashes()))?)
-        })
-    }
-
     /// Opens a run. Reads its first page alone.
     pub(crate) fn open(storage: &dyn Storage, name: &str, expected: &RunIdentity) -> Result<Self, IndexProblem> {
         let file = PagedFile::open(storage, name, FileKind::Run, &expected.encode())?;
@@ -186,8 +153,11 @@ impl Run {
             identity: *expected,
             streams: file.section(section::STREAMS, stream::BYTES)?,
             stream_filter: file.section(section::STREAM_FILTER, filter::BLOCK_BYTES)?,
-            id_filter: file.section(section::ID_FILTER, filter::BLOCK_BYTES)?,
-            loaded_filter: OnceLock::new(),
+            id_filters: file.section(section::ID_FILTERS, filter::BLOCK_BYTES)?,
+            id_parts: file.section(section::ID_PARTS, id_part::BYTES)?,
+            loaded_parts: OnceLock::new(),
+            filter_room: AtomicU64::new(u64::MAX),
+            loaded_filter: Mutex::new(None),
             file,
         })
     }
@@ -217,44 +187,64 @@ impl Run {
     /// The newest of its segments with events of a stream of this hash.
     pub(crate) fn find(&self, hash: u64) -> Result<Option<u64>, IndexProblem> {
         let mut found = None;
-        if self.filter()?.may_hold(hash) {
-            self.file.pages.find(&self.streams, hash, |entry| found = found.max(Some(decode(entry).1)))?;
+        if self.filter()?.may_hold(&self.file.pages, hash)? {
+            self.file.pages.find(&self.streams, hash, |entry| found = found.max(Some(decode(entry, self.identity.first_segment).1)))?;
         }
         match found {
-            Some(segment) if !self.identity.covers(segment) => Err(IndexProblem::Damaged("it names a segment that is not in the run")),
+            Some(segment) if !self.identity.covers(segment) => Err(OUTSIDE),
             found => Ok(found),
         }
     }
 
-    /// Whether one of its segments may have an event whose id has this hash. Reads one page.
-    pub(crate) fn may_hold_id(&self, hash: u64) -> Result<bool, IndexProblem> {
-        filter::may_hold(&self.file.pages, &self.id_filter, hash)
+    /// How many bytes its filter of streams has.
+    pub(crate) fn filter_bytes(&self) -> u64 {
+        self.stream_filter.count * filter::BLOCK_BYTES as u64
     }
 
-    fn filter(&self) -> Result<&Filter, IndexProblem> {
-        if let Some(filter) = self.loaded_filter.get() {
-            return Ok(filter);
+    /// How many bytes of memory its filter takes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.loaded_filter.lock().as_ref().map_or(0, |filter| filter.memory_bytes())
+    }
+
+    /// Gives its filter so much room in memory: what does not fit is asked in the file, a page for each question.
+    pub(crate) fn give_filter_room(&self, bytes: u64) {
+        self.filter_room.store(bytes, Ordering::Relaxed);
+        let mut loaded = self.loaded_filter.lock();
+        let now = loaded.as_ref().map_or(0, |filter| filter.memory_bytes() as u64);
+        // What is in memory is read once more only where that makes a difference.
+        if now > bytes || now + now / 4 < bytes.min(self.filter_bytes()) {
+            *loaded = None;
         }
-        let loaded = Filter::load(&self.file.pages, &self.stream_filter)?;
-        Ok(self.loaded_filter.get_or_init(|| loaded))
+    }
+
+    fn filter(&self) -> Result<Arc<Filter>, IndexProblem> {
+        let mut loaded = self.loaded_filter.lock();
+        if let Some(filter) = &*loaded {
+            return Ok(Arc::clone(filter));
+        }
+        let filter = Arc::new(Filter::load(&self.file.pages, &self.stream_filter, self.filter_room.load(Ordering::Relaxed))?);
+        *loaded = Some(Arc::clone(&filter));
+        Ok(filter)
     }
 
     fn places(&self) -> impl Iterator<Item = Result<Place, IndexProblem>> {
-        self.file.pages.iter(&self.streams, decode)
+        let first_segment = self.identity.first_segment;
+        self.file.pages.iter(&self.streams, move |entry| decode(entry, first_segment))
     }
 
     /// Reads every page, and whether all that it says fits together.
     #[cfg(test)]
     pub(crate) fn check(&self) -> Result<(), IndexProblem> {
         self.file.check()?;
+        self.parts()?;
         let mut before = None;
         for place in self.places() {
             let (hash, newest) = place?;
-            if Some(hash) <= before || !self.filter()?.may_hold(hash) {
+            if Some(hash) <= before || !self.filter()?.may_hold(&self.file.pages, hash)? {
                 return Err(IndexProblem::Damaged("a stream cannot be found by its hash"));
             }
             if !self.identity.covers(newest) {
-                return Err(IndexProblem::Damaged("it names a segment that is not in the run"));
+                return Err(OUTSIDE);
             }
             before = Some(hash);
         }

@@ -6,9 +6,10 @@ mod compare;
 pub(crate) mod tests;
 mod write;
 
-use std::sync::OnceLock;
+use std::sync::Arc;
 
 pub(crate) use compare::{EventRead, Logged};
+use parking_lot::Mutex;
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -224,7 +225,18 @@ pub(crate) struct SealedIndex {
     aggregate_types: Section,
     kinds: Section,
     text: Section,
-    loaded_filter: OnceLock<Filter>,
+    loaded_filter: Mutex<Option<Arc<Filter>>>,
+}
+
+/// How the filter of streams is asked before they are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AskFilter {
+    /// It is kept in memory from now on: nothing else tells which segments to pass over.
+    InMemory,
+    /// It reads a page.
+    InFile,
+    /// Something else has told already that the stream is there.
+    Not,
 }
 
 fn hash_seed(store_id: Uuid) -> u64 {
@@ -303,7 +315,7 @@ impl SealedIndex {
             aggregate_types: file.section(section::AGGREGATE_TYPES, aggregate_type::BYTES)?,
             kinds: file.section(section::KINDS, kind::BYTES)?,
             text: file.section(section::TEXT, 1)?,
-            loaded_filter: OnceLock::new(),
+            loaded_filter: Mutex::new(None),
             file,
         })
     }
@@ -353,20 +365,37 @@ impl SealedIndex {
     }
 
     /// What the segment has of the streams with this hash.
-    pub(crate) fn streams(&self, hash: u64) -> Result<Vec<StreamEntry>, IndexProblem> {
+    pub(crate) fn streams(&self, hash: u64, filter: AskFilter) -> Result<Vec<StreamEntry>, IndexProblem> {
+        let may_be_there = match filter {
+            AskFilter::InMemory => self.filter()?.may_hold(&self.file.pages, hash)?,
+            AskFilter::InFile => filter::may_hold(&self.file.pages, &self.stream_filter, hash)?,
+            AskFilter::Not => true,
+        };
         let mut found = Vec::new();
-        if self.filter()?.may_hold(hash) {
+        if may_be_there {
             self.file.pages.find(&self.streams, hash, |entry| found.push(StreamEntry::decode(entry)))?;
         }
         Ok(found)
     }
 
-    fn filter(&self) -> Result<&Filter, IndexProblem> {
-        if let Some(filter) = self.loaded_filter.get() {
-            return Ok(filter);
+    fn filter(&self) -> Result<Arc<Filter>, IndexProblem> {
+        let mut loaded = self.loaded_filter.lock();
+        if let Some(filter) = &*loaded {
+            return Ok(Arc::clone(filter));
         }
-        let loaded = Filter::load(&self.file.pages, &self.stream_filter)?;
-        Ok(self.loaded_filter.get_or_init(|| loaded))
+        let filter = Arc::new(Filter::load(&self.file.pages, &self.stream_filter, u64::MAX)?);
+        *loaded = Some(Arc::clone(&filter));
+        Ok(filter)
+    }
+
+    /// How many bytes of memory its filter takes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.loaded_filter.lock().as_ref().map_or(0, |filter| filter.memory_bytes())
+    }
+
+    /// Lets go of its filter: a run is asked first from now on.
+    pub(crate) fn let_go_of_filter(&self) {
+        *self.loaded_filter.lock() = None;
     }
 
     /// Adds the numbers of those of a stream's events in this segment whose versions are `from_version..=to_version`.
@@ -434,8 +463,16 @@ impl SealedIndex {
         self.file.pages.iter(&self.streams, StreamEntry::decode)
     }
 
-    /// The hashes of all ids, sorted.
-    pub(crate) fn id_hashes(&self) -> impl Iterator<Item = Result<u64, IndexProblem>> {
-        self.file.pages.iter(&self.ids, |entry| u64::from_le_bytes(get(entry, id::HASH)))
+    /// Gives the hashes of ids, sorted, from the first that is not smaller than `hash` on, as long as `take` wants more.
+    pub(crate) fn id_hashes_from(&self, hash: u64, mut take: impl FnMut(u64) -> bool) -> Result<(), IndexProblem> {
+        let mut before = hash;
+        self.file.pages.each_from(&self.ids, hash, |entry| {
+            let hash = u64::from_le_bytes(get(entry, id::HASH));
+            if hash < before {
+                return Err(IndexProblem::Damaged("the hashes of an index are not sorted"));
+            }
+            before = hash;
+            Ok(take(hash))
+        })
     }
 }

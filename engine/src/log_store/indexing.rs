@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 use parking_lot::{Condvar, Mutex};
 
 use super::append::Deciding;
+use super::merging::Merger;
 use super::read::files;
 use super::sealed::{Files, Sealed, SealedSegment};
 use super::take_in_ids;
@@ -37,8 +38,7 @@ pub(crate) enum Indexer {
 /// The segments that wait for their index file.
 pub(crate) struct Indexing {
     indexer: Indexer,
-    /// How many index files, or runs, are merged to one.
-    fan_out: u64,
+    merger: Arc<Merger>,
     writer: OnceLock<Weak<Writer<Deciding>>>,
     state: Mutex<State>,
     changed: Condvar,
@@ -59,15 +59,26 @@ enum Job {
     Missing(u64),
 }
 
+impl State {
+    /// What is to be done next: the writer may be waiting for what was sealed.
+    fn job(&mut self) -> Option<Job> {
+        let sealed = self.sealed.pop_front().map(Job::Sealed);
+        sealed.or_else(|| if self.ending { None } else { self.missing.pop_front().map(Job::Missing) })
+    }
+}
+
 impl Indexing {
     pub(crate) fn new(indexer: Indexer, fan_out: u64) -> Arc<Self> {
-        Arc::new(Self { indexer, fan_out, writer: OnceLock::new(), state: Mutex::default(), changed: Condvar::new() })
+        let merger = Merger::new(fan_out);
+        Arc::new(Self { indexer, merger, writer: OnceLock::new(), state: Mutex::default(), changed: Condvar::new() })
     }
 
     /// Says whose segments they are, and which of them lack their files.
     pub(crate) fn begin(self: &Arc<Self>, writer: &Arc<Writer<Deciding>>, missing: Vec<u64>) {
         // It is said once.
         let _ = self.writer.set(Arc::downgrade(writer));
+        self.merger.begin(writer);
+        writer.with(|deciding| deciding.sealed.tended_by(self));
         let mut state = self.state.lock();
         state.missing = missing.into();
         if !state.missing.is_empty() {
@@ -82,6 +93,19 @@ impl Indexing {
         }
         let mut state = self.state.lock();
         state.sealed.push_back(part);
+        self.start(&mut state);
+        self.changed.notify_all();
+    }
+
+    /// An index file turned out to be damaged.
+    pub(super) fn make_again(self: &Arc<Self>, sequence: u64) {
+        if self.indexer == Indexer::Nobody {
+            return;
+        }
+        let mut state = self.state.lock();
+        if !state.missing.contains(&sequence) {
+            state.missing.push_back(sequence);
+        }
         self.start(&mut state);
         self.changed.notify_all();
     }
@@ -108,16 +132,12 @@ impl Indexing {
     fn next(&self) -> Option<Job> {
         let mut state = self.state.lock();
         loop {
-            if let Some(part) = state.sealed.pop_front() {
+            if let Some(job) = state.job() {
                 state.working = true;
-                return Some(Job::Sealed(part));
+                return Some(job);
             }
             if state.ending {
                 return None;
-            }
-            if let Some(sequence) = state.missing.pop_front() {
-                state.working = true;
-                return Some(Job::Missing(sequence));
             }
             self.changed.wait(&mut state);
         }
@@ -131,20 +151,21 @@ impl Indexing {
         }
     }
 
-    /// Writes the files of all that is sealed, if that is left to the one who seals.
+    /// Writes the files of all that is sealed or lacks its file, if that is left to the one who seals.
     pub(crate) fn work_if_sealer(&self) {
         if self.indexer != Indexer::Sealer {
             return;
         }
         loop {
-            let Some(part) = self.state.lock().sealed.pop_front() else { return };
-            self.carry_out(Job::Sealed(part));
+            let Some(job) = self.state.lock().job() else { return };
+            self.carry_out(job);
         }
     }
 
-    /// Writes the files of all that is sealed, and ends.
+    /// Writes the files of all that is sealed, and ends. What is being merged is given up.
     pub(crate) fn end(&self) {
         self.work_if_sealer();
+        self.merger.end();
         let thread = {
             let mut state = self.state.lock();
             state.ending = true;
@@ -176,7 +197,11 @@ impl Indexing {
         if let Job::Sealed(part) = job {
             let_go(&writer, &part);
         }
-        sealed.merge_runs(self.fan_out, &files);
+        match self.indexer {
+            Indexer::Thread => self.merger.wake(),
+            Indexer::Sealer => self.merger.merge_now(&writer),
+            Indexer::Nobody => {}
+        }
     }
 }
 
@@ -196,7 +221,7 @@ fn let_go(writer: &Writer<Deciding>, part: &Part) {
 }
 
 /// Writes the index file of a segment, and has it used from now on.
-fn write_index(files: &Files, sealed: &Sealed, segment: &SealedSegment, part: &Part) -> Result<()> {
+fn write_index(files: &Files, sealed: &Sealed, segment: &Arc<SealedSegment>, part: &Part) -> Result<()> {
     let log_segment = files.segments.numbered(part.sequence())?;
     let identity = segment.identity(&log_segment, files);
     let mut ids = Vec::new();
@@ -210,6 +235,6 @@ fn write_index(files: &Files, sealed: &Sealed, segment: &SealedSegment, part: &P
     SealedIndex::write(&*files.storage, &name, &contents).map_err(|error| fail("write", error))?;
     let index = SealedIndex::open(&*files.storage, &name, &identity)
         .map_err(|problem| Error::configuration(format!("the index file {name:?} cannot be read again: {problem:?}")))?;
-    segment.replace_index(index);
+    sealed.use_file(segment, index);
     Ok(())
 }

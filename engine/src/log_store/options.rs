@@ -27,6 +27,7 @@ pub struct OpenOptions {
     pub(super) accept_loss_after: Option<Position>,
     pub(super) read_up_to_damage: bool,
     pub(super) hot_bytes: u64,
+    pub(super) filter_bytes: u64,
     pub(super) sealed_reads: SealedReads,
     pub(super) indexer: Indexer,
     pub(super) fan_out: u64,
@@ -40,6 +41,7 @@ impl Default for OpenOptions {
             accept_loss_after: None,
             read_up_to_damage: false,
             hot_bytes: 256 << 20,
+            filter_bytes: 64 << 20,
             sealed_reads: SealedReads::default(),
             indexer: Indexer::Thread,
             fan_out: 8,
@@ -96,6 +98,14 @@ impl OpenOptions {
     #[must_use]
     pub fn hot_bytes(mut self, bytes: u64) -> Self {
         self.hot_bytes = bytes;
+        self
+    }
+
+    /// How much memory is used to know without reading in which of the index files an aggregate may be, in bytes: two for each aggregate of
+    /// each run of index files. Where it is not enough, an append to a new aggregate reads one page of 4 KiB. 64 MiB unless chosen.
+    #[must_use]
+    pub fn filter_bytes(mut self, bytes: u64) -> Self {
+        self.filter_bytes = bytes;
         self
     }
 
@@ -158,6 +168,7 @@ impl OpenOptions {
             ("segment_bytes", open.segment_bytes.to_string(), self.segment_bytes.to_string()),
             ("accept_loss_after", position(open.accept_loss_after), position(self.accept_loss_after)),
             ("hot_bytes", open.hot_bytes.to_string(), self.hot_bytes.to_string()),
+            ("filter_bytes", open.filter_bytes.to_string(), self.filter_bytes.to_string()),
             ("sealed_reads", format!("{:?}", open.sealed_reads), format!("{:?}", self.sealed_reads)),
             ("read_up_to_damage", open.read_up_to_damage.to_string(), self.read_up_to_damage.to_string()),
         ];

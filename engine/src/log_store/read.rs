@@ -8,7 +8,7 @@ use super::sealed::{Files, Sealed, SealedFilter, Span};
 use crate::codec::BodyLayout;
 use crate::error::{Corruption, Error, Result};
 use crate::event::{Event, StreamKey, Timestamp};
-use crate::index::{Before, Location, Standing};
+use crate::index::{Before, Location, Standing, Tip};
 use crate::log::compressed::Damage;
 use crate::log::format::{BODY_SEED, RecordEntry, checksum, record_entry};
 use crate::log::segment::{Bytes, Segment};
@@ -231,7 +231,13 @@ impl Range {
 
 enum What {
     All(SealedFilter),
-    Stream { tenant: String, aggregate_id: String, spans: Vec<Span> },
+    Stream {
+        tenant: String,
+        aggregate_id: String,
+        /// Where the stream stood when it was looked up.
+        tip: Before,
+        spans: Vec<Span>,
+    },
     Nothing,
 }
 
@@ -262,6 +268,9 @@ pub(crate) struct VisibleTip {
     pub(crate) version: u64,
     pub(crate) last_position: u64,
     pub(crate) aggregate_type: String,
+    /// The segment with its last event, and what that has of it where it was looked up in index files.
+    segment: u64,
+    span: Option<Span>,
 }
 
 /// Looks up where a stream stands, as far as it is visible; `None` if it has no events.
@@ -269,8 +278,8 @@ pub(crate) fn visible_tip(writer: &Writer<Deciding>, key: &StreamKey<'_>) -> Res
     let visible = writer.visible();
     let (sealed, files) = match writer.with(|deciding| match deciding.index.visible_standing(key, visible) {
         Standing::Absent => Ok(None),
-        Standing::Known(tip) => {
-            Ok(Some(VisibleTip { version: tip.version, last_position: tip.last_position, aggregate_type: tip.aggregate_type.to_owned() }))
+        Standing::Known(Tip { version, last_position, aggregate_type, segment }) => {
+            Ok(Some(VisibleTip { version, last_position, aggregate_type: aggregate_type.to_owned(), segment, span: None }))
         }
         Standing::Cold => Err(deciding.sealed.clone()),
     }) {
@@ -278,7 +287,13 @@ pub(crate) fn visible_tip(writer: &Writer<Deciding>, key: &StreamKey<'_>) -> Res
         Err(sealed) => (sealed, files(writer)),
     };
     let span = sealed.find(key, &files)?;
-    Ok(span.map(|span| VisibleTip { version: span.last_version, last_position: span.last_position, aggregate_type: span.aggregate_type }))
+    Ok(span.map(|span| VisibleTip {
+        version: span.last_version,
+        last_position: span.last_position,
+        aggregate_type: span.aggregate_type.clone(),
+        segment: span.segment.named.sequence,
+        span: Some(span),
+    }))
 }
 
 /// Where the bytes of the writer's log are.
@@ -329,13 +344,18 @@ impl LogReader {
 
     pub(crate) fn stream(writer: &Arc<Writer<Deciding>>, query: ReadStream, damage: Option<&Corruption>) -> Result<Self> {
         let key = StreamKey { tenant: &query.tenant, aggregate_id: &query.aggregate_id };
-        let version = visible_tip(writer, &key)?.map_or(0, |tip| tip.version);
+        let tip = visible_tip(writer, &key)?;
+        let version = tip.as_ref().map_or(0, |tip| tip.version);
         let from = query.after.map_or(1, |after| after.0.saturating_add(1)).max(1);
         let to = query.before.map_or(version, |before| before.0.saturating_sub(1).min(version));
         let range = Range { from, to, backwards: query.backwards, limit: query.limit.unwrap_or(u64::MAX) };
         let crosses = query.before.is_none_or(|before| before.0 > version + 1);
-        let what =
-            if version == 0 { What::Nothing } else { What::Stream { tenant: query.tenant, aggregate_id: query.aggregate_id, spans: Vec::new() } };
+        let what = tip.map_or(What::Nothing, |VisibleTip { version, segment, span, .. }| What::Stream {
+            tenant: query.tenant,
+            aggregate_id: query.aggregate_id,
+            tip: Before { version, segment },
+            spans: span.into_iter().collect(),
+        });
         Ok(Self::new(writer, what, range, ReadAll::default(), damage.filter(|_| crosses)))
     }
 
@@ -392,11 +412,11 @@ impl LogReader {
                 self.range.advance(last, events.len());
                 Ok(events)
             }
-            What::Stream { tenant, aggregate_id, spans } => {
+            What::Stream { tenant, aggregate_id, tip, spans } => {
                 let (first, last) =
                     if backwards { (from.max((to + 1).saturating_sub(most as u64)), to) } else { (from, to.min(from + most as u64 - 1)) };
                 let key = StreamKey { tenant, aggregate_id };
-                let (first, last) = locate_versions(&self.writer, &key, spans, (first, last), backwards, locations)?;
+                let (first, last) = locate_versions(&self.writer, &key, (*tip, spans), (first, last), backwards, locations)?;
                 if backwards {
                     locations.reverse();
                 }
@@ -411,11 +431,12 @@ impl LogReader {
 }
 
 /// Where the events of a stream are whose versions are between two, both included: those of them that one segment has, the ones that
-/// come first in the direction of reading. Gives their versions. `spans` keeps what was found, newest first.
+/// come first in the direction of reading. Gives their versions. `tip` is where the stream stood before, with all that is wanted; `spans`
+/// keeps what was found, newest first.
 fn locate_versions(
     writer: &Writer<Deciding>,
     key: &StreamKey<'_>,
-    spans: &mut Vec<Span>,
+    (tip, spans): (Before, &mut Vec<Span>),
     (from, to): (u64, u64),
     backwards: bool,
     out: &mut Vec<Location>,
@@ -426,7 +447,7 @@ fn locate_versions(
     let (before, sealed) = writer.with(|deciding| {
         let active = deciding.index.active();
         let Some(stream) = active.stream(key) else {
-            return (Before { version: u64::MAX, segment: Before::SOMEWHERE }, deciding.sealed.clone());
+            return (tip, deciding.sealed.clone());
         };
         let before = active.before(stream);
         if wanted > before.version {
@@ -445,7 +466,6 @@ fn locate_versions(
     while spans.last().is_none_or(|span| span.first_version > wanted) {
         let found = match spans.last() {
             Some(span) => sealed.span_before(key, span.first_version, span.segment.named.sequence, span.before().segment, &files)?,
-            None if before.version == u64::MAX => sealed.find(key, &files)?,
             None => sealed.span_before(key, before.version + 1, u64::MAX, before.segment, &files)?,
         };
         let found =

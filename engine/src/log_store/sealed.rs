@@ -3,29 +3,31 @@
 mod filter;
 mod ids;
 mod runs;
+mod streams;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 use uuid::Uuid;
 
 pub(crate) use filter::SealedFilter;
 use filter::collect;
-
+use ids::{IdRange, LargestId};
+pub(crate) use runs::Merging;
 use runs::Runs;
+pub(crate) use streams::Span;
 
-use super::read::{Buffers, read_locations};
+use super::indexing::Indexing;
 use super::take_in;
 use crate::error::{Error, Remedy, Result};
-use crate::event::{Event, StreamKey};
 use crate::index::file::IndexProblem;
 use crate::index::part::Part;
-use crate::index::sealed::{Identity, SealedIndex, StreamEntry, stream_hash};
-use crate::index::{Before, KindFilter, Location, StreamId};
+use crate::index::sealed::{Identity, SealedIndex};
+use crate::index::{KindFilter, Location};
 use crate::log::manifest::ManifestSegment;
 use crate::log::open::first_chain;
-use crate::log::runs::FOLDER;
 use crate::log::segment::{Segment, index_name};
 use crate::log::segments::Segments;
 use crate::log::storage::Storage;
@@ -41,18 +43,24 @@ pub(crate) struct Files {
 }
 
 /// The sealed segments of a log, as they were at one moment, in their order.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Sealed {
     segments: Vec<Arc<SealedSegment>>,
     shared: Arc<Shared>,
 }
 
-#[derive(Default)]
 struct Shared {
     /// Those whose index files were opened, the first one first.
     open: Mutex<VecDeque<Arc<SealedSegment>>>,
     /// `None` until somebody asked for them.
     runs: Mutex<Option<Runs>>,
+    /// How much memory the filters of runs may take.
+    filter_bytes: u64,
+    largest_id: Mutex<LargestId>,
+    /// Whether runs that are not used were looked for.
+    swept: AtomicBool,
+    /// Who makes damaged index files again, if somebody does.
+    indexing: OnceLock<Weak<Indexing>>,
 }
 
 /// A sealed segment, and its index once that was asked for.
@@ -61,8 +69,8 @@ pub(crate) struct SealedSegment {
     /// The position behind its last event.
     pub(crate) end_position: u64,
     index: Mutex<Option<SegmentIndex>>,
-    /// Its largest event id, once it is known.
-    largest_id: OnceLock<Option<Uuid>>,
+    /// The smallest and the largest of its event ids, once they are known.
+    id_range: OnceLock<IdRange>,
 }
 
 /// The index of a sealed segment.
@@ -70,23 +78,6 @@ pub(crate) struct SealedSegment {
 pub(crate) enum SegmentIndex {
     Memory(Arc<Part>),
     File(Arc<SealedIndex>),
-}
-
-/// The events of a stream that one segment has.
-pub(crate) struct Span {
-    pub(crate) segment: Arc<SealedSegment>,
-    pub(crate) first_version: u64,
-    pub(crate) last_version: u64,
-    pub(crate) last_position: u64,
-    pub(crate) aggregate_type: String,
-    /// The newest earlier segment that may have events of the stream; 0 if there is none.
-    before: u64,
-    of: SpanOf,
-}
-
-enum SpanOf {
-    Memory(StreamId),
-    File(StreamEntry),
 }
 
 /// Why a look into an index did not succeed.
@@ -109,7 +100,7 @@ impl From<Error> for Trouble {
 
 impl SealedSegment {
     fn new(named: ManifestSegment, end_position: u64, index: Option<SegmentIndex>) -> Arc<Self> {
-        Arc::new(Self { named, end_position, index: Mutex::new(index), largest_id: OnceLock::new() })
+        Arc::new(Self { named, end_position, index: Mutex::new(index), id_range: OnceLock::new() })
     }
 
     /// What its index file must say of itself.
@@ -134,7 +125,7 @@ impl SealedSegment {
             Err(Trouble::Store(error)) => return Err(error),
             Err(Trouble::Index(problem)) => problem,
         };
-        match look(&self.made(files, &problem)?) {
+        match look(&self.made(files, shared, &problem)?) {
             Ok(found) => Ok(found),
             Err(Trouble::Store(error)) => Err(error),
             Err(Trouble::Index(_)) => Err(Error::configuration("an index in memory cannot be damaged")),
@@ -158,21 +149,23 @@ impl SealedSegment {
             }
             Err(problem) => {
                 drop(index);
-                self.made(files, &problem)
+                self.made(files, shared, &problem)
             }
         }
     }
 
     /// An index made from the segment, in place of a file that cannot be used.
-    fn made(self: &Arc<Self>, files: &Files, problem: &IndexProblem) -> Result<SegmentIndex> {
+    fn made(self: &Arc<Self>, files: &Files, shared: &Shared, problem: &IndexProblem) -> Result<SegmentIndex> {
         let path = files.storage.path().join(index_name(self.named.sequence));
         match problem {
             IndexProblem::Missing => tracing::info!(?path, "the segment has no index file; its index is made from the segment"),
             IndexProblem::Damaged(reason) => tracing::warn!(?path, reason, "the index file is damaged; the index is made from the segment"),
             IndexProblem::Io(error) => return Err(Error::io("read", path, error)),
+            IndexProblem::Stopped => return Err(Error::Closed),
         }
         let made = SegmentIndex::Memory(Arc::new(self.part(files)?));
         *self.index.lock() = Some(made.clone());
+        shared.found_damaged(self.named.sequence, problem);
         Ok(made)
     }
 
@@ -190,11 +183,6 @@ impl SealedSegment {
         Ok(part)
     }
 
-    /// Uses this index from now on.
-    pub(crate) fn replace_index(&self, index: SealedIndex) {
-        *self.index.lock() = Some(SegmentIndex::File(Arc::new(index)));
-    }
-
     /// Its index in memory, made from the segment if it is not there.
     pub(crate) fn in_memory(&self, files: &Files) -> Result<Arc<Part>> {
         if let Some(SegmentIndex::Memory(part)) = &*self.index.lock() {
@@ -203,22 +191,29 @@ impl SealedSegment {
         self.part(files).map(Arc::new)
     }
 
-    /// Its largest event id.
-    fn largest_id(self: &Arc<Self>, files: &Files, shared: &Shared) -> Result<Option<Uuid>> {
-        if let Some(largest) = self.largest_id.get() {
-            return Ok(*largest);
+    /// Lets go of the filter of its index: a run covers it.
+    fn let_go_of_filter(&self) {
+        if let Some(SegmentIndex::File(file)) = &*self.index.lock() {
+            file.let_go_of_filter();
         }
-        let largest = self.look(files, shared, |index| {
-            Ok(match index {
-                SegmentIndex::File(file) => file.id_range().map(|(_, largest)| largest),
-                SegmentIndex::Memory(part) => part.largest_id(),
-            })
-        })?;
-        Ok(*self.largest_id.get_or_init(|| largest))
+    }
+
+    /// How many bytes of memory its index takes, if that is in a file.
+    fn file_memory_bytes(&self) -> usize {
+        if let Some(SegmentIndex::File(file)) = &*self.index.lock() { file.memory_bytes() } else { 0 }
     }
 }
 
 impl Shared {
+    /// Has an index file made again that is damaged.
+    fn found_damaged(&self, sequence: u64, problem: &IndexProblem) {
+        if matches!(problem, IndexProblem::Damaged(_))
+            && let Some(indexing) = self.indexing.get().and_then(Weak::upgrade)
+        {
+            indexing.make_again(sequence);
+        }
+    }
+
     /// Remembers that an index file is open, and closes the one that was opened first if there are too many.
     fn opened(&self, segment: &Arc<SealedSegment>) {
         let mut open = self.open.lock();
@@ -236,10 +231,19 @@ impl Shared {
 }
 
 impl Sealed {
-    /// Those of a manifest, each with the position behind its last event.
-    pub(crate) fn new(segments: impl IntoIterator<Item = (ManifestSegment, u64)>) -> Self {
-        let segments = segments.into_iter().map(|(named, end)| SealedSegment::new(named, end, None)).collect();
-        Self { segments, shared: Arc::default() }
+    /// Those of a manifest, each with the position behind its last event. The filters of runs may take so many bytes of memory.
+    pub(crate) fn new(segments: impl IntoIterator<Item = (ManifestSegment, u64)>, filter_bytes: u64) -> Self {
+        let segments: Vec<_> = segments.into_iter().map(|(named, end)| SealedSegment::new(named, end, None)).collect();
+        let largest_id = if segments.is_empty() { LargestId::UpTo(0, None) } else { LargestId::Unknown };
+        let shared = Shared {
+            open: Mutex::default(),
+            runs: Mutex::default(),
+            filter_bytes,
+            largest_id: Mutex::new(largest_id),
+            swept: AtomicBool::new(false),
+            indexing: OnceLock::new(),
+        };
+        Self { segments, shared: Arc::new(shared) }
     }
 
     /// These and one more, whose index is in memory.
@@ -248,9 +252,36 @@ impl Sealed {
         let (end_position, largest_id) = (part.last_position() + 1, part.largest_id());
         let segment = SealedSegment::new(named, end_position, Some(SegmentIndex::Memory(part)));
         // Nobody else has it yet.
-        let _ = segment.largest_id.set(largest_id);
+        let _ = segment.id_range.set(largest_id.map(|largest| (Uuid::nil(), largest)));
+        self.shared.largest_id.lock().add(self.last_sequence(), named.sequence, largest_id);
         sealed.segments.push(segment);
         sealed
+    }
+
+    /// Says who makes damaged index files again.
+    pub(crate) fn tended_by(&self, indexing: &Arc<Indexing>) {
+        // It is said once.
+        let _ = self.shared.indexing.set(Arc::downgrade(indexing));
+    }
+
+    /// Uses an index file from now on.
+    pub(crate) fn use_file(&self, segment: &Arc<SealedSegment>, index: SealedIndex) {
+        let before = segment.index.lock().replace(SegmentIndex::File(Arc::new(index)));
+        if !matches!(before, Some(SegmentIndex::File(_))) {
+            self.shared.opened(segment);
+        }
+    }
+
+    fn last_sequence(&self) -> u64 {
+        self.segments.last().map_or(0, |last| last.named.sequence)
+    }
+
+    /// How many bytes of memory it takes to look events up here, beside indexes that are in memory.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let runs = self.shared.runs.lock().clone().unwrap_or_default();
+        let open: Vec<_> = self.shared.open.lock().iter().cloned().collect();
+        let of_segments = self.segments.len() * (size_of::<SealedSegment>() + size_of::<Arc<SealedSegment>>());
+        of_segments + runs.memory_bytes() + open.iter().map(|segment| segment.file_memory_bytes()).sum::<usize>()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -269,102 +300,6 @@ impl Sealed {
 
     pub(crate) fn numbered(&self, sequence: u64) -> Option<&Arc<SealedSegment>> {
         self.segments.binary_search_by_key(&sequence, |segment| segment.named.sequence).ok().map(|index| &self.segments[index])
-    }
-
-    /// The newest events of a stream before this segment.
-    pub(crate) fn find_before(&self, key: &StreamKey<'_>, sequence: u64, files: &Files) -> Result<Option<Span>> {
-        let runs = self.runs(files);
-        let hash = stream_hash(files.segments.origin(), key.tenant, key.aggregate_id);
-        let mut left = &self.segments[..self.segments.partition_point(|segment| segment.named.sequence < sequence)];
-        // The run of which one segment after the other is asked.
-        let mut asked = None;
-        while let Some((segment, earlier)) = left.split_last() {
-            let run = runs.covering(segment.named.sequence).filter(|run| asked != Some(run.identity().first_segment));
-            if let Some(run) = run {
-                asked = Some(run.identity().first_segment);
-                match run.find(hash) {
-                    Ok(None) => left = &left[..left.partition_point(|segment| segment.named.sequence < run.identity().first_segment)],
-                    // Later ones have nothing under this hash; earlier ones may, also if this is another stream's.
-                    Ok(Some(newest)) => left = &left[..left.partition_point(|segment| segment.named.sequence <= newest)],
-                    Err(IndexProblem::Io(error)) => return Err(Error::io("read a run in", files.storage.path().join(FOLDER), &error)),
-                    Err(problem) => self.discard(run, &problem),
-                }
-                continue;
-            }
-            if let Some(span) = self.span(segment, key, files)? {
-                return Ok(Some(span));
-            }
-            left = earlier;
-        }
-        Ok(None)
-    }
-
-    /// The newest events of a stream.
-    pub(crate) fn find(&self, key: &StreamKey<'_>, files: &Files) -> Result<Option<Span>> {
-        self.find_before(key, u64::MAX, files)
-    }
-
-    /// The events of a stream before those of a span, which begin with this version in this segment; `before` is what was kept of where they are.
-    pub(crate) fn span_before(&self, key: &StreamKey<'_>, first_version: u64, sequence: u64, before: u64, files: &Files) -> Result<Option<Span>> {
-        if first_version <= 1 {
-            return Ok(None);
-        }
-        if let Some(segment) = self.numbered(before)
-            && let Some(span) = self.span(segment, key, files)?
-            && span.last_version + 1 == first_version
-        {
-            return Ok(Some(span));
-        }
-        self.find_before(key, sequence, files)
-    }
-
-    /// What a segment has of a stream.
-    fn span(&self, segment: &Arc<SealedSegment>, key: &StreamKey<'_>, files: &Files) -> Result<Option<Span>> {
-        segment.look(files, &self.shared, |index| {
-            let part = match index {
-                SegmentIndex::File(file) => return file_span(segment, file, key, files),
-                SegmentIndex::Memory(part) => part,
-            };
-            let Some((stream, tip)) = part.stream(key).zip(part.tip(key)) else { return Ok(None) };
-            let before = part.before(stream);
-            Ok(Some(Span {
-                segment: Arc::clone(segment),
-                first_version: before.version + 1,
-                last_version: tip.version,
-                last_position: tip.last_position,
-                aggregate_type: tip.aggregate_type.to_owned(),
-                before: before.segment,
-                of: SpanOf::Memory(stream),
-            }))
-        })
-    }
-
-    /// Where the events of a span are whose versions are `from..=to`, oldest first.
-    pub(crate) fn span_locations(&self, span: &Span, key: &StreamKey<'_>, from: u64, to: u64, files: &Files, out: &mut Vec<Location>) -> Result<()> {
-        let found = span.segment.look(files, &self.shared, |index| {
-            let mut locations = Vec::new();
-            match (index, &span.of) {
-                (SegmentIndex::Memory(part), SpanOf::Memory(stream)) => part.stream_locations(*stream, from, to, &mut locations),
-                (SegmentIndex::File(file), SpanOf::File(entry)) => {
-                    let mut slots = Vec::new();
-                    file.stream_slots(entry, from, to, &mut slots)?;
-                    for slot in slots {
-                        locations.push(location(&span.segment, file, slot)?);
-                    }
-                }
-                // It was replaced by the other kind meanwhile.
-                _ => return Ok(None),
-            }
-            Ok(Some(locations))
-        })?;
-        if let Some(found) = found {
-            *out = found;
-            return Ok(());
-        }
-        match self.span(&span.segment, key, files)? {
-            Some(span) => self.span_locations(&span, key, from, to, files, out),
-            None => Err(Error::configuration("a stream is not in its segment any more")),
-        }
     }
 
     /// Where the events are whose positions are `from..=to`, which all are in this segment, at most `limit` of those that are wanted,
@@ -398,50 +333,4 @@ impl Sealed {
         *out = found;
         Ok(looked)
     }
-}
-
-impl Span {
-    /// What is known of the stream before this span.
-    pub(crate) fn before(&self) -> Before {
-        Before { version: self.first_version - 1, segment: self.before }
-    }
-}
-
-fn location(segment: &SealedSegment, file: &SealedIndex, slot: u32) -> Result<Location, Trouble> {
-    let mut places = Vec::with_capacity(1);
-    file.places(slot, slot, &mut places)?;
-    let (place, _) = *places.first().ok_or(IndexProblem::Damaged("it lacks an event"))?;
-    Ok(Location { position: segment.named.base_position + u64::from(slot), lsn: segment.named.base_lsn + u64::from(place) * 8 })
-}
-
-/// The event at a place that an index file tells.
-fn event_at(segment: &SealedSegment, file: &SealedIndex, slot: u32, files: &Files) -> Result<Event, Trouble> {
-    let location = location(segment, file, slot)?;
-    let events = read_locations(&files.segments, &[location], &mut Buffers::default())?;
-    events.into_iter().next().ok_or(Trouble::Index(IndexProblem::Damaged("it names an event that is not there")))
-}
-
-fn file_span(segment: &Arc<SealedSegment>, file: &SealedIndex, key: &StreamKey<'_>, files: &Files) -> Result<Option<Span>, Trouble> {
-    for entry in file.streams(stream_hash(file.identity().store_id, key.tenant, key.aggregate_id))? {
-        let last_version = entry.first_version + u64::from(entry.count).saturating_sub(1);
-        let mut slots = Vec::with_capacity(1);
-        file.stream_slots(&entry, last_version, last_version, &mut slots)?;
-        let slot = *slots.first().ok_or(IndexProblem::Damaged("it has a stream without events"))?;
-        let event = event_at(segment, file, slot, files)?;
-        if event.version().0 != last_version {
-            return Err(IndexProblem::Damaged("it has another version of an event than the log").into());
-        }
-        if (event.tenant(), event.aggregate_id()) == (key.tenant, key.aggregate_id) {
-            return Ok(Some(Span {
-                segment: Arc::clone(segment),
-                first_version: entry.first_version,
-                last_version,
-                last_position: event.position().0,
-                aggregate_type: event.aggregate_type().to_owned(),
-                before: entry.previous_segment,
-                of: SpanOf::File(entry),
-            }));
-        }
-    }
-    Ok(None)
 }

@@ -57,7 +57,7 @@ impl Reading {
             SealedIndex::open(storage, &name, &identity).and_then(|index| if self.is_whole { index.compare(&mut logged) } else { index.check() });
         let reason = match compared {
             // One that is missing is made again, and so is one that was removed meanwhile.
-            Ok(()) | Err(IndexProblem::Missing) => return Ok(None),
+            Ok(()) | Err(IndexProblem::Missing | IndexProblem::Stopped) => return Ok(None),
             Err(IndexProblem::Damaged(reason)) => reason.to_owned(),
             Err(IndexProblem::Io(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
                 return Err(Error::io("read", storage.path().join(name), &error));

@@ -12,6 +12,7 @@ mod forks_apart;
 mod forks_in_directories;
 mod hostile;
 mod oracle;
+mod page_reads;
 mod planted;
 mod poisoning;
 mod power_cuts;

@@ -149,6 +149,41 @@ impl Pages {
         Ok(())
     }
 
+    /// Goes through the entries from the first with this hash or a larger one on, in a section sorted by hashes, as long as `take` wants more.
+    pub(crate) fn each_from(
+        &self,
+        section: &Section,
+        hash: u64,
+        mut take: impl FnMut(&[u8]) -> Result<bool, IndexProblem>,
+    ) -> Result<(), IndexProblem> {
+        let mut page = Page::new();
+        let (mut low, mut high) = (0, section.pages());
+        let (mut below, mut above) = (0, u64::MAX);
+        let mut reads = 0;
+        // The first page whose last hash is not smaller.
+        while low < high {
+            let at = if reads < ESTIMATES { low + estimate(hash - below, above - below, high - low) } else { low + (high - low) / 2 };
+            reads += 1;
+            let entries = self.entries_of(section, at, &mut page)?;
+            let (first, last) = (hash_at(entries, 0), hash_at(entries, entries.len() - section.entry_bytes as usize));
+            if last < hash {
+                (low, below) = (at + 1, last);
+            } else if first >= hash {
+                (high, above) = (at, first);
+            } else {
+                (low, high) = (at, at);
+            }
+        }
+        for at in low..section.pages() {
+            for entry in self.entries_of(section, at, &mut page)?.chunks_exact(section.entry_bytes as usize) {
+                if hash_at(entry, 0) >= hash && !take(entry)? {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Gives the entries with this hash, where page `at` of the section holds some if there are any.
     fn collect(&self, section: &Section, mut at: u64, hash: u64, page: &mut Page, found: &mut impl FnMut(&[u8])) -> Result<(), IndexProblem> {
         while at > 0 && hash_at(self.entries_of(section, at, page)?, 0) == hash {

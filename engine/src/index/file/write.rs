@@ -9,6 +9,9 @@ use crate::log::storage::{Storage, StorageFile};
 
 /// How many pages are written at once.
 const PAGES_AT_ONCE: usize = 64;
+/// How many pages are synced at once, so that a large file is not handed to the disk all together when it is done: those who write to the
+/// log would wait behind it.
+const PAGES_SYNCED_AT_ONCE: u64 = 16 << 10;
 
 /// A file that is being written.
 pub(crate) struct Writer {
@@ -21,6 +24,8 @@ pub(crate) struct Writer {
     number: u64,
     /// The pages before it that are not written yet.
     ahead: Vec<u8>,
+    /// Every page below this number is on disk.
+    synced: u64,
 }
 
 /// Makes an index file: under a name of its own until it is whole and synced, so that it is there completely or not at all.
@@ -63,6 +68,7 @@ impl Writer {
             used: 0,
             number: 1,
             ahead: Vec::with_capacity(PAGES_AT_ONCE * layout::PAGE_BYTES),
+            synced: 0,
         }
     }
 
@@ -113,6 +119,10 @@ impl Writer {
         if !self.ahead.is_empty() {
             self.pages.file().write_at(&self.ahead, offset)?;
             self.ahead.clear();
+            if self.number - self.synced >= PAGES_SYNCED_AT_ONCE {
+                self.pages.file().sync()?;
+                self.synced = self.number;
+            }
         }
         Ok(())
     }

@@ -57,7 +57,7 @@ impl SealedIndex {
         let (mut before, mut seen, mut slots, mut of_slots) = (0, self.nothing_seen(), 0, Page::new());
         for stream in self.stream_entries() {
             let stream: StreamEntry = stream?;
-            if stream.hash < before || !self.filter()?.may_hold(stream.hash) {
+            if stream.hash < before || !self.filter()?.may_hold(&self.file.pages, stream.hash)? {
                 return Err(IndexProblem::Damaged("a stream cannot be found by its hash"));
             }
             before = stream.hash;
@@ -74,11 +74,11 @@ impl SealedIndex {
     }
 
     fn check_ids(&self) -> Result<(), IndexProblem> {
-        let filter = Filter::load(&self.file.pages, &self.id_filter)?;
+        let filter = Filter::load(&self.file.pages, &self.id_filter, u64::MAX)?;
         let (mut before, mut seen) = (0, self.nothing_seen());
         self.file.pages.each(&self.ids, 0..self.ids.count, &mut Page::new(), |entry| {
             let hash = u64::from_le_bytes(get(entry, id::HASH));
-            if hash < before || !filter.may_hold(hash) {
+            if hash < before || !filter.may_hold(&self.file.pages, hash)? {
                 return Err(IndexProblem::Damaged("an id cannot be found by its hash"));
             }
             before = hash;

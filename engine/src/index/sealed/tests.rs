@@ -66,6 +66,24 @@ fn damage(result: Result<impl Sized, IndexProblem>) -> &'static str {
     }
 }
 
+/// What it has of the streams with a hash, however its filter is asked.
+fn streams(index: &SealedIndex, hash: u64) -> Result<Vec<StreamEntry>, IndexProblem> {
+    let found = index.streams(hash, AskFilter::InMemory)?;
+    assert_eq!(index.streams(hash, AskFilter::InFile)?, found);
+    assert_eq!(index.streams(hash, AskFilter::Not)?, found);
+    Ok(found)
+}
+
+/// The hashes of all ids, sorted.
+pub(crate) fn id_hashes(index: &SealedIndex) -> Result<Vec<u64>, IndexProblem> {
+    let mut hashes = Vec::new();
+    index.id_hashes_from(0, |hash| {
+        hashes.push(hash);
+        true
+    })?;
+    Ok(hashes)
+}
+
 /// Compares every answer with what the contents say.
 fn compare(index: &SealedIndex, contents: &Contents) {
     index.check().expect("whole");
@@ -81,7 +99,7 @@ fn compare(index: &SealedIndex, contents: &Contents) {
     }
     for stream in &contents.streams {
         let expected: Vec<StreamEntry> = contents.streams.iter().filter(|other| other.hash == stream.hash).copied().collect();
-        let found = index.streams(stream.hash).expect("streams");
+        let found = streams(index, stream.hash).expect("streams");
         assert!(found.len() == expected.len() && expected.iter().all(|stream| found.contains(stream)));
         let all = &contents.slots[stream.slots_at as usize..][..stream.count as usize];
         let end = stream.first_version + u64::from(stream.count);
@@ -94,7 +112,7 @@ fn compare(index: &SealedIndex, contents: &Contents) {
     }
     for hash in contents.streams.iter().map(|stream| stream.hash.wrapping_add(1)) {
         let is_there = contents.streams.iter().any(|stream| stream.hash == hash);
-        assert_eq!(!index.streams(hash).expect("streams").is_empty(), is_there);
+        assert_eq!(!streams(index, hash).expect("streams").is_empty(), is_there);
     }
     let mut hashes = Vec::new();
     for (slot, event) in (0..).zip(&contents.events) {
@@ -103,8 +121,18 @@ fn compare(index: &SealedIndex, contents: &Contents) {
         hashes.push(hash);
     }
     hashes.sort_unstable();
-    assert_eq!(index.id_hashes().collect::<Result<Vec<_>, _>>().expect("hashes"), hashes);
+    assert_eq!(id_hashes(index).expect("hashes"), hashes);
     assert!(index.ids(id_hash(contents.identity.store_id, Uuid::from_u128(1))).expect("ids").is_empty());
+    for from in [1, u64::MAX / 3, u64::MAX - 1] {
+        let (mut found, expected) = (Vec::new(), &hashes[hashes.partition_point(|hash| *hash < from)..]);
+        index
+            .id_hashes_from(from, |hash| {
+                found.push(hash);
+                found.len() < 10
+            })
+            .expect("hashes");
+        assert_eq!(found, expected[..expected.len().min(10)]);
+    }
     let ids = || contents.events.iter().map(|event| event.id);
     assert_eq!(index.id_range(), ids().min().zip(ids().max()));
     let streams: Vec<u64> = index.stream_entries().map(|stream| stream.expect("a stream").hash).collect();
@@ -142,9 +170,9 @@ fn a_segment_without_events_has_an_index() {
     let (_, index) = written(&contents_of(1, &[]));
     index.check().expect("whole");
     assert_eq!((index.event_count(), index.stream_count(), index.id_range()), (0, 0, None));
-    assert!(index.streams(5).expect("streams").is_empty() && index.ids(5).expect("ids").is_empty());
+    assert!(streams(&index, 5).expect("streams").is_empty() && index.ids(5).expect("ids").is_empty());
     assert!(!damage(index.places(0, 0, &mut Vec::new())).is_empty());
-    assert_eq!(index.stream_entries().count() + index.id_hashes().count(), 0);
+    assert_eq!(index.stream_entries().count() + id_hashes(&index).expect("hashes").len(), 0);
 }
 
 #[test]
@@ -156,13 +184,13 @@ fn streams_of_one_hash_are_all_found_however_many_there_are() {
     let (_, index) = written(&contents);
     index.check().expect("whole");
     for hash in [4, u64::MAX / 2, u64::MAX / 2 + 1] {
-        let mut numbers: Vec<u32> = index.streams(hash).expect("streams").iter().map(|stream| stream.slots_at).collect();
+        let mut numbers: Vec<u32> = streams(&index, hash).expect("streams").iter().map(|stream| stream.slots_at).collect();
         numbers.sort_unstable();
         let mut expected: Vec<u32> = contents.streams.iter().filter(|stream| stream.hash == hash).map(|stream| stream.slots_at).collect();
         expected.sort_unstable();
         assert_eq!(numbers, expected);
     }
-    assert!(index.streams(5).expect("streams").is_empty());
+    assert!(streams(&index, 5).expect("streams").is_empty());
 }
 
 #[test]
@@ -234,18 +262,18 @@ fn answers(index: &SealedIndex) -> Vec<Result<String, IndexProblem>> {
         answer.map(|answer| format!("{answer:?}"))
     }
     let (mut places, mut slots) = (Vec::new(), Vec::new());
-    let stream = index.streams(3).and_then(|found| found.first().copied().ok_or(IndexProblem::Damaged("")));
+    let stream = streams(index, 3).and_then(|found| found.first().copied().ok_or(IndexProblem::Damaged("")));
     vec![
         said(index.places(0, 3, &mut places)).map(|_| format!("{places:?}")),
         said(stream.and_then(|stream| index.stream_slots(&stream, 0, 100, &mut slots))).map(|_| format!("{slots:?}")),
-        said(index.streams(1)),
-        said(index.streams(77)),
+        said(streams(index, 1)),
+        said(streams(index, 77)),
         said(index.ids(id_hash(index.identity().store_id, Uuid::from_u128(7 << 64)))),
         said(index.ids(77)),
         said(index.kinds()),
         said(index.aggregate_type(1)),
         said(Ok(index.id_range())),
-        said(index.id_hashes().collect::<Result<Vec<_>, _>>()),
+        said(id_hashes(index)),
     ]
 }
 
@@ -336,7 +364,7 @@ fn entries_that_refer_to_what_is_not_there_are_damage_whatever_their_checksums_s
         (section::KINDS, &[0xFF; kind::BYTES]),
         (section::TEXT, &[0xFF; 4]),
     ]);
-    assert_eq!(index.streams(5).expect("streams"), [beyond]);
+    assert_eq!(streams(&index, 5).expect("streams"), [beyond]);
     assert_eq!(damage(index.stream_slots(&beyond, 0, u64::MAX, &mut Vec::new())), "it has fewer entries than are asked for");
     let first = StreamEntry { count: 1, slots_at: 0, ..beyond };
     assert_eq!(damage(index.stream_slots(&first, 1, 1, &mut Vec::new())), "a stream has an event that the segment does not have");

@@ -120,14 +120,18 @@ impl Opening<'_> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.io("remove", &name, &error)),
             _ => Ok(()),
         };
-        for name in self.list()? {
-            if parse_index_name(&name).is_some_and(|sequence| sequence >= first) {
-                remove(name)?;
-            }
-        }
-        for name in self.storage.list(runs::FOLDER).map_err(|error| self.io("list", runs::FOLDER, &error))? {
-            if runs::parse_run_name(&name).is_some_and(|(_, last)| last >= first) {
-                remove(format!("{}/{name}", runs::FOLDER))?;
+        let in_folder = |folder: &str, name: &str| if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
+        for folder in ["", runs::FOLDER] {
+            let names = self.storage.list(folder).map_err(|error| self.io("list", folder, &error))?;
+            let is_of_lost = |name: &&String| {
+                let last = if folder.is_empty() { parse_index_name(name) } else { runs::parse_run_name(name).map(|(_, last)| last) };
+                last.is_some_and(|last| last >= first)
+            };
+            let lost: Vec<_> = names.iter().filter(is_of_lost).collect();
+            lost.iter().try_for_each(|name| remove(in_folder(folder, name)))?;
+            if !lost.is_empty() {
+                // They must not come back when the power fails after the log was cut.
+                self.storage.sync_directory(folder).map_err(|error| self.io("sync", folder, &error))?;
             }
         }
         Ok(())

@@ -1,17 +1,17 @@
-//! The runs of a log's sealed segments: which there are, which one covers a segment, and merging more of them.
+//! The runs of a log's sealed segments: which there are, and which one covers a segment.
+
+mod merging;
+mod plan;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
+pub(crate) use merging::Merging;
+
 use super::{Files, Sealed, SealedSegment};
 use crate::index::file::IndexProblem;
-use crate::index::run::{Input, Run, RunIdentity, members};
-use crate::index::sealed::SealedIndex;
+use crate::index::run::{Run, RunIdentity, members};
 use crate::log::runs::{FOLDER, parse_run_name, run_name};
-use crate::log::segment::index_name;
-
-/// How many levels of runs there are. To merge a run, the index files of all of its segments are opened at once.
-const LEVELS: u32 = 2;
 
 /// The runs that are used: of segments that no two of them share, in their order.
 #[derive(Clone, Default)]
@@ -24,11 +24,19 @@ impl Runs {
         self.0.get(next.checked_sub(1)?).filter(|run| run.identity().covers(sequence))
     }
 
-    /// These and one more, in place of those that it covers.
-    fn and(&self, run: Arc<Run>) -> Self {
-        let mut runs: Vec<Arc<Run>> = self.0.iter().filter(|other| !run.identity().covers(other.identity().first_segment)).cloned().collect();
+    /// How many bytes of memory they take.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.0.iter().map(|run| run.memory_bytes()).sum()
+    }
+
+    /// These and one more, in place of those that have segments of it.
+    fn and(&self, run: Arc<Run>, filter_bytes: u64) -> Self {
+        let mine = run.identity();
+        let is_beside = |other: &&Arc<Run>| other.identity().last_segment < mine.first_segment || other.identity().first_segment > mine.last_segment;
+        let mut runs: Vec<Arc<Run>> = self.0.iter().filter(is_beside).cloned().collect();
         let at = runs.partition_point(|other| other.identity().first_segment < run.identity().first_segment);
         runs.insert(at, run);
+        share_room(&runs, filter_bytes);
         Self(Arc::new(runs))
     }
 
@@ -38,6 +46,18 @@ impl Runs {
 
     fn names(&self) -> HashSet<String> {
         self.0.iter().map(|run| run_name(run.identity().first_segment, run.identity().last_segment)).collect()
+    }
+}
+
+/// Gives room in memory to the smallest filters first: each that is there spares every look-up a page. What is left is the largest one's.
+fn share_room(runs: &[Arc<Run>], bytes: u64) {
+    let mut by_size: Vec<&Arc<Run>> = runs.iter().collect();
+    by_size.sort_by_key(|run| run.filter_bytes());
+    let mut left = bytes;
+    for run in by_size {
+        let room = run.filter_bytes().min(left);
+        run.give_filter_room(room);
+        left -= room;
     }
 }
 
@@ -56,7 +76,8 @@ impl Sealed {
         let mut found: Vec<(u64, u64)> = names.iter().filter_map(|name| parse_run_name(name)).collect();
         // Of those that cover each other the larger one.
         found.sort_unstable_by_key(|(first, last)| (last - first, *first));
-        found.into_iter().filter_map(|(first, last)| self.open_run(first, last, files)).fold(Runs::default(), |runs, run| runs.and(run))
+        let opened = found.into_iter().filter_map(|(first, last)| self.open_run(first, last, files));
+        opened.fold(Runs::default(), |runs, run| runs.and(run, self.shared.filter_bytes))
     }
 
     fn open_run(&self, first: u64, last: u64, files: &Files) -> Option<Arc<Run>> {
@@ -95,80 +116,6 @@ impl Sealed {
             *runs = runs.without(run);
         }
     }
-
-    /// Merges the runs that are missing, `fan_out` segments or runs to one, and removes those that are not used any more.
-    pub(crate) fn merge_runs(&self, fan_out: u64, files: &Files) {
-        let (Some(first), Some(last)) = (self.segments.first(), self.segments.last()) else { return };
-        let (first, last) = (first.named.sequence, last.named.sequence);
-        for level in 1..=LEVELS {
-            let length = fan_out.pow(level);
-            for block in (first - 1).div_ceil(length)..last / length {
-                let (from, to) = (block * length + 1, (block + 1) * length);
-                let is_covered = self.runs(files).covering(from).is_some_and(|run| run.identity().covers(to));
-                if is_covered {
-                    continue;
-                }
-                match self.merge_run(from, to, files) {
-                    // An index file that is missing is made again first.
-                    Ok(()) | Err(IndexProblem::Missing) => {}
-                    Err(problem) => tracing::warn!(from, to, ?problem, "the index files of these segments cannot be merged"),
-                }
-            }
-        }
-        self.remove_unused(files);
-    }
-
-    fn merge_run(&self, first: u64, last: u64, files: &Files) -> Result<(), IndexProblem> {
-        let (Some(segments), Some(identity)) = (self.between(first, last), self.run_identity(first, last, files)) else {
-            return Ok(());
-        };
-        let indexes: Vec<SealedIndex> = segments.iter().map(|segment| segment.open_file(files)).collect::<Result<_, _>>()?;
-        let runs = self.runs(files);
-        let (mut inputs, mut merged): (Vec<Input<'_>>, Option<&Arc<Run>>) = (Vec::new(), None);
-        for index in &indexes {
-            match runs.covering(index.identity().sequence) {
-                Some(run) if merged.is_some_and(|merged| Arc::ptr_eq(merged, run)) => {}
-                Some(run) => {
-                    inputs.push(Input::Run(run));
-                    merged = Some(run);
-                }
-                None => inputs.push(Input::Segment(index)),
-            }
-        }
-        let name = format!("{FOLDER}/{}", run_name(first, last));
-        files.storage.create_folder(FOLDER)?;
-        let written = Run::write(&*files.storage, &name, &identity, &inputs, &indexes.iter().collect::<Vec<_>>());
-        if let Err(problem @ IndexProblem::Damaged(_)) = &written {
-            // One of the smaller runs may be the damaged one: the next time the index files are merged.
-            for run in segments.iter().filter_map(|segment| runs.covering(segment.named.sequence)) {
-                self.discard(run, problem);
-            }
-        }
-        written?;
-        let run = Arc::new(Run::open(&*files.storage, &name, &identity)?);
-        let mut used = self.shared.runs.lock();
-        *used = Some(used.take().unwrap_or_default().and(run));
-        Ok(())
-    }
-
-    /// Removes runs that others cover, and those of segments that are not there.
-    fn remove_unused(&self, files: &Files) {
-        let used = self.runs(files).names();
-        let Ok(names) = files.storage.list(FOLDER) else { return };
-        for name in names.iter().filter(|name| parse_run_name(name).is_some() && !used.contains(*name)) {
-            if let Err(error) = files.storage.remove(&format!("{FOLDER}/{name}")) {
-                tracing::warn!(%error, name, "a run that is not used any more cannot be removed");
-            }
-        }
-    }
-}
-
-impl SealedSegment {
-    /// Its index file, as it is on disk.
-    fn open_file(&self, files: &Files) -> Result<SealedIndex, IndexProblem> {
-        let segment = files.segments.numbered(self.named.sequence).map_err(|_| IndexProblem::Missing)?;
-        SealedIndex::open(&*files.storage, &index_name(self.named.sequence), &self.identity(&segment, files))
-    }
 }
 
 #[cfg(test)]
@@ -177,9 +124,9 @@ mod tests {
 
     use super::*;
     use crate::event::{EventData, NewEvent, StreamKey};
-    use crate::index::sealed::{Contents, EventEntry, StreamEntry, stream_hash};
+    use crate::index::sealed::{Contents, EventEntry, SealedIndex, StreamEntry, stream_hash};
     use crate::log::manifest::Manifest;
-    use crate::log::segment::Segment;
+    use crate::log::segment::{Segment, index_name};
     use crate::log::segments::Segments;
     use crate::log::storage::{Access, MemoryStorage, Storage};
     use crate::log_store::{OpenOptions, ends};
@@ -207,7 +154,7 @@ mod tests {
             storage: storage.clone(),
             segments: Arc::new(Segments::new(storage.clone(), (manifest.store_id, &manifest.lineage), &named, Arc::new(last))),
         };
-        let sealed = || Sealed::new(ends(&named, end));
+        let sealed = || Sealed::new(ends(&named, end), 1 << 20);
         let key = |aggregate_id| StreamKey { tenant: "", aggregate_id };
         let hash = |name| stream_hash(manifest.store_id, "", name);
 
@@ -230,7 +177,7 @@ mod tests {
         };
         SealedIndex::write(&*storage, &index_name(2), &contents).expect("memory");
         let merged = sealed();
-        merged.merge_runs(2, &files);
+        merged.merge_runs(Merging { fan_out: 2, files: &files, stop: &|| false });
         assert_eq!(storage.list(FOLDER).expect("memory"), [run_name(1, 2)]);
         let run = merged.runs(&files).covering(1).cloned().expect("a run");
         assert_eq!(run.find(hash("first")).unwrap_or_else(|_| panic!("an answer")), Some(2));
