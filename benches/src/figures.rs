@@ -2,6 +2,7 @@
 
 pub mod compression;
 pub mod concurrent;
+pub mod forking;
 pub mod growth;
 pub mod memory;
 pub mod reading;

@@ -1,6 +1,6 @@
 //! Prints every figure beside the bare limit of the same run.
 //!
-//! `figures [PART]...` prints only the parts whose names begin so: written, synced, futures, threads, reading, verify, compression, memory, growth,
+//! `figures [PART]...` prints only the parts whose names begin so: written, synced, futures, threads, reading, verify, forking, compression, memory, growth,
 //! sql-moving, sql-appending, sql-loading.
 //! Those of `sql` need a Postgres server, whose address they take from `EVENTUALI_TEST_POSTGRES_URL`; a throwaway one comes from
 //! `python3 pybind/tools/with_postgres.py cargo run --release -p eventuali-benches --bin figures -- sql`.
@@ -9,12 +9,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use eventuali_benches::Result;
-use eventuali_benches::figures::{Place, compression, concurrent, growth, memory, reading, sql, written};
+use eventuali_benches::figures::{Place, compression, concurrent, forking, growth, memory, reading, sql, written};
 use eventuali_benches::report::{Row, table};
 
 type Part = fn(&Place) -> Result<Vec<Row>>;
 
-const PARTS: [(&str, &str, Part); 12] = [
+const PARTS: [(&str, &str, Part); 13] = [
     ("written", "One writer, handed to the operating system", written::os_batches),
     ("synced", "One writer, on disk", written::synced),
     ("futures", "Many futures on one thread, on disk", |place| {
@@ -31,6 +31,7 @@ const PARTS: [(&str, &str, Part); 12] = [
         rows.extend(reading::verify(place, 1_000_000, 1)?);
         Ok(rows)
     }),
+    ("forking", "Forks", forking::million),
     ("compression", "Compressed segments", compression::real_events),
     ("memory", "Memory", memory::index),
     ("growth", "Growth", growth::stages),
