@@ -23,6 +23,8 @@ use crate::log_store::LogStore;
 use crate::store::EventStore;
 use crate::version::Position;
 
+/// How often it is begun, should segments be rewritten meanwhile.
+const TRIES: usize = 10;
 /// How much is written at once.
 const COPY_BYTES: usize = 1 << 20;
 
@@ -98,9 +100,29 @@ pub fn fork_storage(store: &LogStore, target: &dyn Storage, at: Option<Position>
     let _kept_open = store.clone();
     let last = last_event(store, &*source, at)?;
     // Whatever holds an event up to there is named by now.
-    let manifest = read_manifest(&*source)?;
-    let report = ForkReport { store_id: Uuid::new_v4(), parent_id: manifest.store_id, position: Position(last), ..ForkReport::default() };
-    Forking { source: &*source, target, manifest: &manifest, last, segments: Vec::new(), report }.carry_out()
+    let mut manifest = read_manifest(&*source)?;
+    for _ in 1..TRIES {
+        let mut forking = Forking::new(&*source, target, &manifest, last);
+        match forking.carry_out() {
+            Ok(()) => return Ok(forking.report),
+            Err(error) => {
+                let now = read_manifest(&*source)?;
+                if !has_others(&manifest, &now) {
+                    return Err(error);
+                }
+                forking.clear()?;
+                manifest = now;
+            }
+        }
+    }
+    let mut forking = Forking::new(&*source, target, &manifest, last);
+    forking.carry_out().map(|()| forking.report)
+}
+
+/// Whether segments have been rewritten, so that files of what was named before may be gone.
+fn has_others(before: &Manifest, now: &Manifest) -> bool {
+    let files = |manifest: &Manifest| manifest.segments.iter().map(|segment| (segment.sequence, segment.generation)).collect::<Vec<_>>();
+    !files(now).starts_with(&files(before))
 }
 
 /// The last event of the fork, which is on disk.
@@ -137,11 +159,23 @@ struct Forking<'a> {
     /// The last event that the fork has.
     last: u64,
     segments: Vec<ManifestSegment>,
+    /// The files that were made.
+    made: Vec<String>,
     report: ForkReport,
 }
 
-impl Forking<'_> {
-    fn carry_out(mut self) -> Result<ForkReport> {
+impl<'a> Forking<'a> {
+    fn new(source: &'a dyn Storage, target: &'a dyn Storage, manifest: &'a Manifest, last: u64) -> Self {
+        let report = ForkReport { store_id: Uuid::new_v4(), parent_id: manifest.store_id, position: Position(last), ..ForkReport::default() };
+        Self { source, target, manifest, last, segments: Vec::new(), made: Vec::new(), report }
+    }
+
+    /// Removes what was made.
+    fn clear(&self) -> Result<()> {
+        self.made.iter().try_for_each(|name| self.target.remove(name).map_err(|error| self.writing("remove", name, &error)))
+    }
+
+    fn carry_out(&mut self) -> Result<()> {
         let (manifest, last) = (self.manifest, self.last);
         let first = manifest.segments.first();
         let first = first.ok_or_else(|| Error::configuration(format!("the manifest of {:?} names no segments", self.source.path())))?;
@@ -167,8 +201,7 @@ impl Forking<'_> {
             (None, None) => begin(&self.attach(first)?.header),
         };
         self.share_runs();
-        self.finish(&end)?;
-        Ok(self.report)
+        self.finish(&end)
     }
 
     /// Whether a segment is sealed, and the fork has all of its events.
@@ -195,7 +228,7 @@ impl Forking<'_> {
     /// Gives a sealed segment and its index file names in the fork; copies them where that is not possible.
     fn share(&mut self, entry: &ManifestSegment) -> Result<()> {
         let name = file_name(entry.sequence, entry.generation);
-        if self.target.share_from(self.source, &name).map_err(|error| self.sharing(&name, &error))? {
+        if self.share_file(&name)? {
             self.report.shared_segments += 1;
         } else {
             self.report.copied_bytes += self.copy_file(&name)?;
@@ -203,13 +236,21 @@ impl Forking<'_> {
         }
         self.segments.push(*entry);
         let index = index_name(entry.sequence);
-        let shared = self.target.share_from(self.source, &index).map_err(|error| self.sharing(&index, &error));
-        let copied = shared.and_then(|shared| if shared { Ok(()) } else { self.copy_file(&index).map(drop) });
-        match copied {
+        let shared = self.share_file(&index).and_then(|shared| if shared { Ok(()) } else { self.copy_file(&index).map(drop) });
+        match shared {
             // Where it is not there yet, the fork makes its own.
             Err(Error::Io { kind: io::ErrorKind::NotFound, .. }) => Ok(()),
             shared => shared,
         }
+    }
+
+    /// Gives a file a name in the fork too; whether that is possible.
+    fn share_file(&mut self, name: &str) -> Result<bool> {
+        let shared = self.target.share_from(self.source, name).map_err(|error| self.sharing(name, &error))?;
+        if shared {
+            self.made.push(name.to_owned());
+        }
+        Ok(shared)
     }
 
     /// Shares what was merged from index files of shared segments. What is missing is merged again.
@@ -302,8 +343,9 @@ impl Forking<'_> {
     }
 
     /// Copies a file as it is, durably; how long it is.
-    fn copy_file(&self, name: &str) -> Result<u64> {
-        let reading = |operation, error: io::Error| Error::io(operation, self.source.path().join(name), &error);
+    fn copy_file(&mut self, name: &str) -> Result<u64> {
+        let source = self.source;
+        let reading = |operation, error: io::Error| Error::io(operation, source.path().join(name), &error);
         let file = self.source.open(name, Access::Read).map_err(|error| reading("open", error))?;
         let mut copy = Copy { file: self.create(name)?, bytes: Vec::new(), written: 0 };
         let mut bytes = vec![0; COPY_BYTES];
@@ -318,8 +360,10 @@ impl Forking<'_> {
         }
     }
 
-    fn create(&self, name: &str) -> Result<Arc<dyn StorageFile>> {
-        self.target.create(name).map_err(|error| self.writing("create", name, &error))
+    fn create(&mut self, name: &str) -> Result<Arc<dyn StorageFile>> {
+        let file = self.target.create(name).map_err(|error| self.writing("create", name, &error))?;
+        self.made.push(name.to_owned());
+        Ok(file)
     }
 
     fn sharing(&self, name: &str, error: &io::Error) -> Error {

@@ -227,13 +227,14 @@ fn writers_go_on_while_backups_are_made() {
     }
 }
 
-/// A disk on which something happens just before the manifest is read.
-struct Eventful {
-    disk: FaultyStorage,
-    before_the_manifest: Arc<Mutex<Option<Happening>>>,
+/// A disk on which something happens, once, just before a file is opened.
+pub(crate) struct Eventful {
+    pub(crate) disk: FaultyStorage,
+    pub(crate) file: &'static str,
+    pub(crate) happening: Arc<Mutex<Option<Happening>>>,
 }
 
-type Happening = Box<dyn FnOnce() + Send>;
+pub(crate) type Happening = Box<dyn FnOnce() + Send>;
 
 impl Storage for Eventful {
     fn path(&self) -> PathBuf {
@@ -245,7 +246,7 @@ impl Storage for Eventful {
     }
 
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
-        let happening = self.before_the_manifest.lock().expect("whole").take_if(|_| name == MANIFEST);
+        let happening = self.happening.lock().expect("whole").take_if(|_| name == self.file);
         if let Some(happening) = happening {
             happening();
         }
@@ -281,7 +282,7 @@ impl Storage for Eventful {
 fn what_is_appended_when_the_backup_has_begun_is_not_in_it_even_if_the_segment_is_sealed_meanwhile() {
     for (appended, sealed) in [(vec![10], false), (vec![10, 60_000], true), (vec![60_000, 60_000, 60_000], true)] {
         let (disk, before_the_manifest) = (FaultyStorage::new(0), Arc::new(Mutex::new(None)));
-        let storage = Eventful { disk: disk.clone(), before_the_manifest: Arc::clone(&before_the_manifest) };
+        let storage = Eventful { disk: disk.clone(), file: MANIFEST, happening: Arc::clone(&before_the_manifest) };
         let store = OpenOptions::new().segment_bytes(SEGMENT_BYTES).open_storage(Arc::new(storage)).expect("created");
         store.append(many("a", 3, 5000)).wait().expect("stored");
         let events = read_all(&store).expect("readable");

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
 
 use eventuali::maintenance::{ForkReport, fork_storage, verify_storage};
 use eventuali::storage::{Failure, Fault, FaultyStorage, Storage};
@@ -10,8 +11,9 @@ use eventuali::{
     compress_storage,
 };
 
-use crate::arrange::{many, one, open, open_with, options, read_all, rounds};
-use crate::files::{FIRST, Files, MANIFEST, SECOND, THIRD, WATERMARK, frames, small_store, three_segments};
+use crate::arrange::{SEGMENT_BYTES, many, one, open, open_with, options, read_all, rounds};
+use crate::backing_up::{Eventful, Happening};
+use crate::files::{FIRST, Files, MANIFEST, SECOND, THIRD, WATERMARK, frames, holding, small_store, three_segments};
 
 pub(crate) const FOURTH: &str = "000000004.g0.seg";
 
@@ -352,6 +354,33 @@ fn operations_that_fail_while_a_store_is_forked_are_told_and_stop_nobody() {
             store.append(one("a", 10)).wait().expect("the parent goes on");
             assert!(!storage.shared_file_was_changed());
         }
+    }
+}
+
+/// Another generation of each segment takes the place of the files that were named when the fork began.
+#[test]
+fn a_fork_begins_anew_where_segments_are_rewritten_meanwhile() {
+    let (files, events) = three_segments();
+    let rewritten = holding(&files);
+    compress_storage(&rewritten).expect("compressed");
+    for file in [FIRST, SECOND] {
+        let (disk, happening) = (holding(&files), Arc::new(Mutex::new(None)));
+        let storage = Eventful { disk: disk.clone(), file, happening: Arc::clone(&happening) };
+        let store = OpenOptions::new().segment_bytes(SEGMENT_BYTES).open_storage(Arc::new(storage)).expect("opened");
+        let (before, after) = (files.clone(), rewritten.files());
+        *happening.lock().expect("whole") = Some(Box::new(move || {
+            for (name, bytes) in after.iter().filter(|(name, bytes)| before.get(*name) != Some(bytes)) {
+                disk.create(name).and_then(|file| file.write_at(bytes, 0)).expect("written");
+            }
+            for name in before.keys().filter(|name| !after.contains_key(*name)) {
+                disk.remove(name).expect("removed");
+            }
+        }) as Happening);
+        let target = FaultyStorage::new(0);
+        let report = fork_storage(&store, &target, None).expect("forked");
+        assert!(happening.lock().expect("whole").is_none(), "it has happened");
+        assert!(target.files().keys().filter(|name| name.contains(".seg")).count() == 4 && target.files().contains_key("000000001.g1.seg"));
+        judge(file, &target, &report, &events);
     }
 }
 
