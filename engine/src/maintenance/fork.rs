@@ -269,7 +269,7 @@ impl<'a> Forking<'a> {
     fn cut(&mut self, entry: &ManifestSegment) -> Result<End> {
         let segment = self.attach(entry)?;
         let header = SegmentHeader { store_id: self.report.store_id, encoding: encoding::PLAIN, ..segment.header };
-        let mut copy = Copy { file: self.create(&segment.name)?, bytes: header.encode(), written: 0 };
+        let mut copy = NewFile { file: self.create(&segment.name)?, bytes: header.encode(), written: 0 };
         let mut chain = first_chain(&segment.header);
         let copied = segment.scan(&first_chain(&segment.header), &mut |_, frame| {
             let after = chain.after(&frame.header);
@@ -277,8 +277,8 @@ impl<'a> Forking<'a> {
                 let nearest = (Some(chain.position - 1), Some(after.position - 1));
                 return Err(refused(self.source, self.last, ForkProblem::WithinAppend, nearest));
             }
-            chain = after;
             copy.add(frame.bytes).map_err(|error| self.writing("write", &segment.name, &error))?;
+            chain = after;
             // Any error ends it: what follows is not wanted.
             if chain.position > self.last { Err(Error::Closed) } else { Ok(()) }
         });
@@ -297,7 +297,7 @@ impl<'a> Forking<'a> {
     }
 
     /// Seals a copied segment behind `chain`, and makes it durable; the LSN behind its seal.
-    fn seal(&mut self, segment: &Segment, mut copy: Copy, chain: &Chain) -> Result<u64> {
+    fn seal(&mut self, segment: &Segment, mut copy: NewFile, chain: &Chain) -> Result<u64> {
         let context = FrameContext {
             seed: segment.seed,
             lsn: chain.lsn,
@@ -322,7 +322,7 @@ impl<'a> Forking<'a> {
         let header = SegmentHeader { sequence: end.sequence + u64::from(!self.segments.is_empty()), ..header };
         self.segments.push(named(&header, None));
         let name = file_name(header.sequence, header.generation);
-        let mut next = Copy { file: self.create(&name)?, bytes: header.encode(), written: 0 };
+        let mut next = NewFile { file: self.create(&name)?, bytes: header.encode(), written: 0 };
         next.finish().map_err(|error| self.writing("write", &name, &error))?;
         let mark = Mark {
             epoch: end.chain.epoch,
@@ -347,7 +347,7 @@ impl<'a> Forking<'a> {
         let source = self.source;
         let reading = |operation, error: io::Error| Error::io(operation, source.path().join(name), &error);
         let file = self.source.open(name, Access::Read).map_err(|error| reading("open", error))?;
-        let mut copy = Copy { file: self.create(name)?, bytes: Vec::new(), written: 0 };
+        let mut copy = NewFile { file: self.create(name)?, bytes: Vec::new(), written: 0 };
         let mut bytes = vec![0; COPY_BYTES];
         let mut at = 0;
         loop {
@@ -383,14 +383,14 @@ impl<'a> Forking<'a> {
 }
 
 /// A file of the fork that is written from its first byte to its last.
-struct Copy {
+struct NewFile {
     file: Arc<dyn StorageFile>,
     /// What is to be written next.
     bytes: Vec<u8>,
     written: u64,
 }
 
-impl Copy {
+impl NewFile {
     fn add(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.bytes.extend_from_slice(bytes);
         if self.bytes.len() >= COPY_BYTES { self.write() } else { Ok(()) }

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
 use eventuali::maintenance::{ForkReport, fork_storage, verify_storage};
-use eventuali::storage::{Failure, Fault, FaultyStorage, Storage};
+use eventuali::storage::{Failure, Fault, FaultyStorage, OperationKind, Storage};
 use eventuali::{
     AppendBatch, Durability, Error, Event, EventStore, ForkProblem, LogStore, OpenOptions, OpenOutcome, Position, ReadStream, Result,
     compress_storage,
@@ -355,6 +355,31 @@ fn operations_that_fail_while_a_store_is_forked_are_told_and_stop_nobody() {
             assert!(!storage.shared_file_was_changed());
         }
     }
+}
+
+#[test]
+fn a_write_of_a_large_copy_that_fails_is_told() {
+    let storage = FaultyStorage::new(0).directory("store");
+    let store = open_with(&storage, OpenOptions::new().segment_bytes(16 << 20)).expect("created");
+    for number in 0..4 {
+        store.append(many(&format!("stream-{number}"), 2, 600_000)).wait().expect("stored");
+    }
+    let events = read_all(&store).expect("readable");
+    let mut failed = 0;
+    loop {
+        let target = FaultyStorage::new(0);
+        target.inject(Fault::on(OperationKind::Write).after(failed));
+        match fork_storage(&store, &target, None) {
+            Err(error) => assert!(matches!(error, Error::Io { .. }), "write {failed}: {error:?}"),
+            Ok(report) => {
+                target.mend();
+                judge("the last one", &target, &report, &events);
+                break;
+            }
+        }
+        failed += 1;
+    }
+    assert!(failed > 6, "the copy takes several writes");
 }
 
 /// Another generation of each segment takes the place of the files that were named when the fork began.
