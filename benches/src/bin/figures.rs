@@ -42,13 +42,13 @@ const PARTS: [(&str, &str, Part); 13] = [
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [argument, path] = &arguments[..] {
-        let path = Path::new(path);
-        match &**argument {
-            memory::ARGUMENT => return memory::tell(path),
-            growth::OPEN => return growth::tell(path),
-            growth::KILL => return growth::end_unclosed(path),
-            _ => {}
+    if let [argument, path, numbers @ ..] = &arguments[..] {
+        let (path, numbers) = (Path::new(path), numbers.iter().filter_map(|number| number.parse().ok()).collect::<Vec<u64>>());
+        if argument == memory::ARGUMENT {
+            return memory::tell(path);
+        }
+        if let Some(done) = growth::child(argument, path, &numbers) {
+            return done;
         }
     }
     let start = Instant::now();

@@ -45,7 +45,8 @@ pub(crate) struct Files {
 /// The sealed segments of a log, as they were at one moment, in their order.
 #[derive(Clone)]
 pub(crate) struct Sealed {
-    segments: Vec<Arc<SealedSegment>>,
+    /// Shared, since whoever looks something up takes them along.
+    segments: Arc<Vec<Arc<SealedSegment>>>,
     shared: Arc<Shared>,
 }
 
@@ -243,7 +244,7 @@ impl Sealed {
             swept: AtomicBool::new(false),
             indexing: OnceLock::new(),
         };
-        Self { segments, shared: Arc::new(shared) }
+        Self { segments: Arc::new(segments), shared: Arc::new(shared) }
     }
 
     /// These and one more, whose index is in memory.
@@ -254,7 +255,7 @@ impl Sealed {
         // Nobody else has it yet.
         let _ = segment.id_range.set(largest_id.map(|largest| (Uuid::nil(), largest)));
         self.shared.largest_id.lock().add(self.last_sequence(), named.sequence, largest_id);
-        sealed.segments.push(segment);
+        Arc::make_mut(&mut sealed.segments).push(segment);
         sealed
     }
 

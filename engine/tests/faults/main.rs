@@ -11,6 +11,7 @@ mod forking;
 mod forks_apart;
 mod forks_in_directories;
 mod hostile;
+mod merging;
 mod oracle;
 mod page_reads;
 mod planted;

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use eventuali::storage::{Access, Lock, MemoryStorage, Space, Storage, StorageFile};
 use eventuali::{Durability, EventStore, LogStore, OpenOptions, ReadStream, Result, StreamKey};
@@ -15,8 +15,8 @@ const SEGMENTS: usize = 4000;
 const PAGE_BYTES: usize = 4096;
 
 /// A store in memory that counts what is read of index files and runs.
-struct Counting {
-    memory: MemoryStorage,
+pub(crate) struct Counting {
+    pub(crate) memory: MemoryStorage,
     counts: Arc<Counts>,
 }
 
@@ -27,6 +27,8 @@ struct Counts {
     /// Index files that are open, and how many were at most.
     open: AtomicUsize,
     most_open: AtomicUsize,
+    /// While it is held, no run can be begun.
+    runs: Mutex<()>,
 }
 
 struct CountingFile {
@@ -49,6 +51,9 @@ impl Storage for Counting {
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
+        if name.contains(".run") {
+            drop(self.counts.runs.lock().expect("no panic"));
+        }
         self.memory.create(name).map(|file| self.counting(name, file))
     }
 
@@ -74,6 +79,15 @@ impl Storage for Counting {
 }
 
 impl Counting {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { memory: MemoryStorage::new(), counts: Arc::default() })
+    }
+
+    /// Keeps runs from being begun, as long as this is held.
+    pub(crate) fn hold_runs(&self) -> MutexGuard<'_, ()> {
+        self.counts.runs.lock().expect("no panic")
+    }
+
     fn counting(&self, name: &str, file: Arc<dyn StorageFile>) -> Arc<dyn StorageFile> {
         let is_index = name.contains(".idx") || name.contains(".run");
         if is_index {
@@ -152,7 +166,7 @@ fn pages_read<'a>(storage: &Counting, names: impl Iterator<Item = String> + 'a, 
 
 #[test]
 fn in_thousands_of_segments_a_cold_aggregate_takes_a_few_page_reads_and_a_new_one_one_at_most() {
-    let storage = Arc::new(Counting { memory: MemoryStorage::new(), counts: Arc::default() });
+    let storage = Counting::new();
     let store = open(&storage, 64 << 20);
     fill(&store, 0..SEGMENTS);
     let is_there = |name: &str| store.stream(StreamKey { tenant: "", aggregate_id: name }).wait().expect("an answer").is_some();

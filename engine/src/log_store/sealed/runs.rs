@@ -24,6 +24,10 @@ impl Runs {
         self.0.get(next.checked_sub(1)?).filter(|run| run.identity().covers(sequence))
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Run>> {
+        self.0.iter()
+    }
+
     /// How many bytes of memory they take.
     pub(super) fn memory_bytes(&self) -> usize {
         self.0.iter().map(|run| run.memory_bytes()).sum()

@@ -116,6 +116,14 @@ impl Sealed {
         {
             return Ok(Some(span));
         }
+        let found = self.find_before(key, sequence, files)?;
+        if found.as_ref().is_some_and(|span| span.last_version + 1 >= first_version) {
+            return Ok(found);
+        }
+        // It has events that no run knows of: every segment is asked.
+        for run in self.runs(files).iter() {
+            self.discard(run, &IndexProblem::Damaged("it passes over events that are there"));
+        }
         self.find_before(key, sequence, files)
     }
 
