@@ -3,7 +3,7 @@
 mod child;
 mod estimate;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ pub fn stages(place: &Place) -> Result<Vec<Row>> {
         stages.push(stage);
         before = events;
     }
-    let files = bytes_in(&path)?;
+    let on_disk = bytes_in(&path)?;
     std::fs::remove_dir_all(&path)?;
     let many = grown(&place.path("segments"), (0, MANY_SEGMENTS_EVENTS), MANY_SEGMENTS_BYTES)?;
     println!("{}  (segments of {} KiB)", many.line(), MANY_SEGMENTS_BYTES >> 10);
@@ -62,7 +62,7 @@ pub fn stages(place: &Place) -> Result<Vec<Row>> {
         terms: "Os, page cache warm, by a process of its own".to_owned(),
         ours: format!("{} when closed, {} after a kill", micros(stage.open_closed), micros(stage.open_killed)),
         limit: "none".to_owned(),
-        ratio: format!("the largest store had {:.1} GB", float(files.0 + files.1 + files.2) / 1e9),
+        ratio: format!("the largest store had {:.1} GB", float(on_disk.0 + on_disk.1 + on_disk.2) / 1e9),
         bar: Some(("within 10 ms when closed, 300 ms after a kill".to_owned(), bar(stage))),
     };
     Ok(stages.iter().chain([&many]).map(row).collect())
@@ -82,8 +82,8 @@ fn grown(path: &Path, (from, to): (usize, usize), segment_bytes: u64) -> Result<
     Ok(Stage {
         events: to,
         aggregates: child::aggregates(to),
-        segments: count(path, ".seg")?,
-        runs: count(&path.join("index"), ".run")?,
+        segments: files(path, "seg")?.len(),
+        runs: files(&path.join("index"), "run")?.len(),
         append_rate: written.number("rate")?,
         append_hot: warm.time("append_hot")?,
         append_cold: warm.time("append_cold")?,
@@ -115,7 +115,7 @@ fn told(argument: &str, path: &Path, numbers: &[u64]) -> Result<Told> {
 
 /// Has the system forget what it holds of a store's files: `dd` tells it so, reading nothing.
 fn drop_from_page_cache(path: &Path) -> Result<()> {
-    for folder in [path.to_owned(), path.join("index")] {
+    for folder in [path.to_owned(), path.join("index")].iter().filter(|folder| folder.is_dir()) {
         for entry in std::fs::read_dir(folder)? {
             let entry = entry?;
             if entry.file_type()?.is_file() {
@@ -132,25 +132,18 @@ fn drop_from_page_cache(path: &Path) -> Result<()> {
 
 /// Bytes of the log, of index files and of runs.
 fn bytes_in(path: &Path) -> Result<(usize, usize, usize)> {
-    let sum = |folder: &Path, wanted: &dyn Fn(&str) -> bool| -> Result<usize> {
-        let mut bytes = 0;
-        for entry in std::fs::read_dir(folder)? {
-            let entry = entry?;
-            if wanted(&entry.file_name().to_string_lossy()) {
-                bytes += usize::try_from(entry.metadata()?.len())?;
-            }
-        }
-        Ok(bytes)
+    let sum = |folder: &Path, extension: &str| -> Result<usize> {
+        let lengths = files(folder, extension)?.into_iter().map(|file| Ok(usize::try_from(std::fs::metadata(file)?.len())?));
+        lengths.sum()
     };
-    let runs = path.join("index");
-    let of_runs = if runs.is_dir() { sum(&runs, &|name| name.ends_with(".run"))? } else { 0 };
-    Ok((sum(path, &|name| name.ends_with(".seg"))?, sum(path, &|name| name.ends_with(".idx"))?, of_runs))
+    Ok((sum(path, "seg")?, sum(path, "idx")?, sum(&path.join("index"), "run")?))
 }
 
-fn count(folder: &Path, ending: &str) -> Result<usize> {
+/// The files of a folder with this extension; none if there is no such folder.
+fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
     if !folder.is_dir() {
-        return Ok(0);
+        return Ok(Vec::new());
     }
-    let names = std::fs::read_dir(folder)?.collect::<std::io::Result<Vec<_>>>()?;
-    Ok(names.iter().filter(|entry| entry.file_name().to_string_lossy().ends_with(ending)).count())
+    let paths = std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<std::io::Result<Vec<_>>>()?;
+    Ok(paths.into_iter().filter(|path| path.extension().is_some_and(|found| found == extension)).collect())
 }
