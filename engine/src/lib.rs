@@ -172,7 +172,7 @@ pub use event::{DataFormat, Event, EventData, EventMetadata, Json, NewEvent, Str
 pub use log::compressed::Compression;
 pub use log::storage;
 pub use log::storage::os::SealedReads;
-pub use log_store::{LogStore, OpenOptions, OpenOutcome, OpenReport, compress, compress_storage, rebuild_manifest};
+pub use log_store::{Compress, LogStore, OpenOptions, OpenOutcome, OpenReport, compress, compress_storage, rebuild_manifest};
 pub use progress::Progress;
 pub use store::{
     AppendBatch, BatchSource, Capabilities, Completion, Durability, EventReader, EventStore, Operation, ReadAll, ReadStream, Receipt, StoreIdentity,

@@ -5,6 +5,7 @@ mod indexing;
 mod merging;
 mod operation;
 mod options;
+mod packing;
 mod read;
 mod registry;
 mod sealed;
@@ -23,6 +24,8 @@ use indexing::{Indexer, Indexing};
 use operation::{CloseOperation, Fresh, TaskOperation, TaskState};
 pub(crate) use options::existing;
 pub use options::{OpenOptions, compress, compress_storage, rebuild_manifest};
+pub use packing::Compress;
+use packing::{Packing, compress_open};
 use read::{LogReader, visible_tip};
 use sealed::Sealed;
 
@@ -31,14 +34,15 @@ use crate::error::{Corruption, Error, Remedy, Result};
 use crate::event::StreamKey;
 use crate::index::part::Part;
 use crate::index::{Before, Index};
+use crate::log::compressed::Compression;
 use crate::log::format::Kind;
 use crate::log::manifest::ManifestSegment;
 use crate::log::open::{OnDamage, Outcome, open};
 use crate::log::recovery::Frame;
-use crate::log::segment::{Segment, index_name};
+use crate::log::segment::{Segment, index_name, parse_name};
 use crate::log::storage::{MemoryStorage, Storage};
 use crate::log::sys;
-use crate::log::writer::{Mode, Writer, WriterOptions};
+use crate::log::writer::{KeptFiles, Mode, Writer, WriterOptions};
 use crate::store::{
     AppendBatch, Capabilities, Completion, Durability, EventReader, EventStore, ReadAll, ReadStream, Receipt, StoreIdentity, StreamInfo,
 };
@@ -173,11 +177,16 @@ impl Inner {
         let sealed = Sealed::new(ends(&log.sealed, active.first_position()), options.filter_bytes);
         let mut index = Index::new(active, !sealed.is_empty(), options.hot_bytes);
         index.published(head.0);
-        let missing = if damage.is_some() { Vec::new() } else { without_index_file(&*log.storage, &log.sealed)? };
-        let indexing = Indexing::new(if persistent { options.indexer } else { Indexer::Nobody }, options.fan_out);
-        let deciding = Deciding { index, sealed, indexing: Arc::clone(&indexing) };
+        let names = list(&*log.storage)?;
+        let missing = if damage.is_some() { Vec::new() } else { without_index_file(&names, &log.sealed) };
+        let has_superseded = damage.is_none() && has_superseded(&names, &log.sealed);
+        let worker = if persistent { options.indexer } else { Indexer::Nobody };
+        let indexing = Indexing::new(worker, options.fan_out);
+        let packing = Packing::new(worker, options.compression);
+        let deciding = Deciding { index, sealed, indexing: Arc::clone(&indexing), packing: Arc::clone(&packing) };
         let writer = Writer::new(log, deciding, WriterOptions { mode, segment_bytes: options.segment_bytes })?;
         indexing.begin(&writer, missing);
+        packing.begin(&writer, has_superseded);
         Ok(Arc::new(Self {
             writer,
             options: options.clone(),
@@ -210,10 +219,22 @@ fn ends(sealed: &[ManifestSegment], end_position: u64) -> Vec<(ManifestSegment, 
     sealed.iter().copied().zip(ends).collect()
 }
 
+fn list(storage: &dyn Storage) -> Result<HashSet<String>> {
+    Ok(storage.list("").map_err(|error| Error::io("list", storage.path(), &error))?.into_iter().collect())
+}
+
 /// Which sealed segments have no index file.
-fn without_index_file(storage: &dyn Storage, sealed: &[ManifestSegment]) -> Result<Vec<u64>> {
-    let names: HashSet<String> = storage.list("").map_err(|error| Error::io("list", storage.path(), &error))?.into_iter().collect();
-    Ok(sealed.iter().filter(|segment| !names.contains(&index_name(segment.sequence))).map(|segment| segment.sequence).collect())
+fn without_index_file(names: &HashSet<String>, sealed: &[ManifestSegment]) -> Vec<u64> {
+    sealed.iter().filter(|segment| !names.contains(&index_name(segment.sequence))).map(|segment| segment.sequence).collect()
+}
+
+/// Whether there are files of sealed segments that are of another generation than the one that counts.
+fn has_superseded(names: &HashSet<String>, sealed: &[ManifestSegment]) -> bool {
+    let is_superseded = |(sequence, generation)| {
+        let index = sealed.binary_search_by_key(&sequence, |named: &ManifestSegment| named.sequence);
+        index.is_ok_and(|index| sealed[index].generation != generation)
+    };
+    names.iter().filter_map(|name| parse_name(name)).any(is_superseded)
 }
 
 /// Takes the ids of a verified frame's events.
@@ -288,6 +309,21 @@ impl LogStore {
     /// Where the store is, and whether it is there when this process has ended.
     pub(crate) fn place(&self) -> Result<(Arc<dyn Storage>, bool)> {
         self.usable().map(|writer| (Arc::clone(writer.storage()), self.handle.inner.persistent))
+    }
+
+    /// Compresses now what is sealed, where that pays, whatever [`OpenOptions::compression`] says; but not the segment that was written to
+    /// last. Each is decoded and compared with its original before it takes its place. Others append and read meanwhile.
+    ///
+    /// # Errors
+    /// [`Corruption`](Error::Corruption) if a segment cannot be read, [`Io`](Error::Io), [`Closed`](Error::Closed). What was compressed before
+    /// stays so.
+    pub fn compress(&self) -> Result<Compression> {
+        self.usable().and_then(|writer| compress_open(writer))
+    }
+
+    /// Has every file stay that the manifest names from now on, until the guard is dropped.
+    pub(crate) fn keep_files(&self) -> Result<KeptFiles<Deciding>> {
+        self.usable().map(Writer::keep_files)
     }
 
     /// How much memory the index takes, in bytes.

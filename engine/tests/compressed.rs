@@ -235,6 +235,18 @@ fn what_follows_a_damaged_block_can_be_given_up() {
     }
 }
 
+#[test]
+fn the_generation_before_is_kept_when_the_one_that_counts_is_damaged_and_given_up() {
+    let (storage, _) = two_segments(230);
+    let before = storage.files()["000000001.g0.seg"].clone();
+    let (mut files, written, last_good) = damaged_in_the_middle();
+    files.insert("000000001.g0.seg".to_owned(), before.clone());
+    let whole = FaultyStorage::holding(&files, 1);
+    let store = open_with(&whole, options().accept_loss_after(Position(last_good as u64))).expect("opened");
+    assert_eq!(all(&store).expect("read"), written[..last_good]);
+    assert!(whole.files().iter().any(|(name, bytes)| name.starts_with("quarantine/000000001.g0.seg") && *bytes == before));
+}
+
 /// Whether the store is whole after compressing was interrupted, and can be compressed now.
 fn whole_after_interruption(storage: &FaultyStorage, written: &[Event], what: &str) {
     let before = storage.files();

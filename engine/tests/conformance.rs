@@ -7,7 +7,7 @@ use std::time::Duration;
 use eventuali::maintenance::{fork, fork_storage};
 use eventuali::storage::{MemoryStorage, Storage};
 use eventuali::testing::{CASES, Home, ModelHome, PlantedBug, PlantedHome, run_case};
-use eventuali::{Durability, EventStore, LogStore, OpenOptions, compress_storage};
+use eventuali::{Compress, Durability, EventStore, LogStore, OpenOptions, compress_storage};
 use tempfile::TempDir;
 
 /// The smallest segments there are: the suite's stores have many of them.
@@ -144,6 +144,28 @@ mod over_a_fork_on_disk {
         directory: tempfile::tempdir().expect("a temporary directory"),
         options: super::with(super::Durability::Os).segment_bytes(super::SMALL_SEGMENT_BYTES),
     }));
+}
+
+/// Every sealed segment is compressed as soon as the next one begins, by whoever seals.
+mod over_files_in_memory_that_are_compressed_meanwhile {
+    use super::{Arc, Compress, EventStore, MemoryStorage, OpenOptions, SMALL_SEGMENT_BYTES};
+
+    eventuali::conformance_suite!(|| {
+        let storage = Arc::new(MemoryStorage::new());
+        super::boxed(move || -> Arc<dyn EventStore> {
+            let options = OpenOptions::new().segment_bytes(SMALL_SEGMENT_BYTES).hot_bytes(0).index_when_sealing();
+            Arc::new(options.compression(Compress::OlderThan(0)).open_storage(storage.clone()).expect("the store opens"))
+        })
+    });
+}
+
+/// The same by a thread, on disk, with readers and writers in between.
+mod on_disk_with_os_that_is_compressed_meanwhile {
+    use super::{Compress, Durability, SMALL_SEGMENT_BYTES};
+
+    eventuali::conformance_suite!(|| {
+        super::on_disk(super::with(Durability::Os).segment_bytes(SMALL_SEGMENT_BYTES).hot_bytes(0).compression(Compress::OlderThan(0)))
+    });
 }
 
 mod on_disk_with_sync {

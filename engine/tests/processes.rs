@@ -2,6 +2,9 @@
 #![cfg(unix)]
 #![expect(unsafe_code, reason = "forking and signalling have no safe form; each child does what a forked child of a user's program could do")]
 
+#[path = "processes/packing.rs"]
+mod packing;
+
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -287,13 +290,11 @@ fn a_program_that_a_writer_starts_holds_nothing() {
 }
 
 /// Appends on two threads until it is killed, and says what was acknowledged.
-fn write_until_killed(directory: &Path) {
-    let store = open(directory).expect("it opens");
+fn write_until_killed(store: &LogStore) {
     say("open");
     let run = std::process::id();
     thread::scope(|scope| {
         for thread in 0..2 {
-            let store = &store;
             scope.spawn(move || {
                 for number in 0.. {
                     let texts: Vec<_> = (0..=number % 3).map(|part| format!("{run}-{thread}-{number}-{part}")).collect();
@@ -308,7 +309,7 @@ fn write_until_killed(directory: &Path) {
 #[test]
 fn everything_acknowledged_survives_kill_9_once_and_in_order() {
     if let Some(directory) = role() {
-        return write_until_killed(&directory);
+        return write_until_killed(&open(&directory).expect("it opens"));
     }
     let rounds = if std::env::var_os("EVENTUALI_SOAK").is_some() { 1000 } else { 40 };
     let directory = tempfile::tempdir().expect("a temporary directory");

@@ -73,6 +73,9 @@ impl From<Damage> for io::Error {
     }
 }
 
+/// Asked between blocks: whether to stop.
+pub(crate) type Stop<'a> = dyn Fn() -> bool + 'a;
+
 /// What came of compressing a segment.
 #[derive(Debug)]
 pub(crate) enum Compressed {
@@ -80,6 +83,8 @@ pub(crate) enum Compressed {
     Prepared(Prepared),
     /// It did not become small enough to be worth it; there is no file.
     NotWorthIt,
+    /// It was stopped; there is no file.
+    Stopped,
 }
 
 /// A new generation of a segment, which nothing names yet.
@@ -103,15 +108,16 @@ impl Prepared {
     }
 }
 
-/// Makes a compressed generation of a sealed segment under a temporary name, and proves that it reads as the original does.
+/// Makes a compressed generation of a sealed segment under a temporary name, and proves that it reads as the original does. It ends
+/// early when it is told to stop, which is asked between blocks.
 ///
 /// # Errors
 /// [`Corruption`](Error::Corruption) if the original cannot be read, [`Io`](Error::Io). No file is left, unless removing it
 /// fails too; then the next open does it.
-pub(crate) fn compress(storage: &dyn Storage, segment: &Segment) -> Result<Compressed> {
+pub(crate) fn compress(storage: &dyn Storage, segment: &Segment, stop: &Stop<'_>) -> Result<Compressed> {
     let header = next_generation(segment, encoding::BLOCKS);
-    rewrite(storage, segment, &header, |temporary, header| {
-        let written = write_compressed(&*temporary, segment, header)?;
+    rewrite(storage, segment, &header, stop, |temporary, header| {
+        let Some(written) = write_compressed(&*temporary, segment, header, stop)? else { return Ok(Compressed::Stopped) };
         if written.file_bytes >= written.plain_bytes / 100 * WORTH_PERCENT {
             return Ok(Compressed::NotWorthIt);
         }
@@ -127,7 +133,7 @@ pub(crate) fn compress(storage: &dyn Storage, segment: &Segment) -> Result<Compr
 /// Those of [`compress`].
 pub(crate) fn unpack(storage: &dyn Storage, segment: &Segment, plain_bytes: u64, store_id: Uuid) -> Result<Prepared> {
     let header = SegmentHeader { store_id, ..next_generation(segment, encoding::PLAIN) };
-    let unpacked = rewrite(storage, segment, &header, |temporary, header| {
+    let unpacked = rewrite(storage, segment, &header, &|| false, |temporary, header| {
         temporary.write_at(&header.encode(), 0)?;
         let mut source = Source::new(&*segment.file, plain_bytes);
         while let Some((at, bytes)) = source.next(COPY_BYTES)? {
@@ -139,7 +145,7 @@ pub(crate) fn unpack(storage: &dyn Storage, segment: &Segment, plain_bytes: u64,
     })?;
     match unpacked {
         Compressed::Prepared(prepared) => Ok(prepared),
-        Compressed::NotWorthIt => Err(Error::configuration("what is not compressed is always worth it")),
+        Compressed::NotWorthIt | Compressed::Stopped => Err(Error::configuration("what is not compressed is always worth it")),
     }
 }
 
@@ -153,15 +159,14 @@ fn rewrite(
     storage: &dyn Storage,
     segment: &Segment,
     header: &SegmentHeader,
+    stop: &Stop<'_>,
     write: impl FnOnce(Arc<dyn StorageFile>, &SegmentHeader) -> io::Result<Compressed>,
 ) -> Result<Compressed> {
     let temporary = temporary_name(&file_name(header.sequence, header.generation));
     let file = storage.create(&temporary).map_err(|error| Error::io("create", storage.path().join(&temporary), &error))?;
-    let rewritten = write(file, header).and_then(|compressed| {
-        if let Compressed::Prepared(prepared) = &compressed {
-            compare(storage, segment, prepared)?;
-        }
-        Ok(compressed)
+    let rewritten = write(file, header).and_then(|compressed| match &compressed {
+        Compressed::Prepared(prepared) if !compare(storage, segment, prepared, stop)? => Ok(Compressed::Stopped),
+        _ => Ok(compressed),
     });
     if !matches!(rewritten, Ok(Compressed::Prepared(_))) {
         // The file was never anything; should removing it fail too, the next open does it.
@@ -197,7 +202,8 @@ impl<'a> Source<'a> {
     }
 }
 
-fn write_compressed(out: &dyn StorageFile, segment: &Segment, header: &SegmentHeader) -> io::Result<Prepared> {
+/// Writes what is compressed; nothing if it was stopped.
+fn write_compressed(out: &dyn StorageFile, segment: &Segment, header: &SegmentHeader, stop: &Stop<'_>) -> io::Result<Option<Prepared>> {
     let seed = layout::blocks_seed(header);
     let plain_bytes = segment.file.length()?.max(START);
     let dictionary = train(&*segment.file, plain_bytes)?;
@@ -211,6 +217,9 @@ fn write_compressed(out: &dyn StorageFile, segment: &Segment, header: &SegmentHe
     let mut entries = Vec::new();
     let mut source = Source::new(&*segment.file, plain_bytes);
     while let Some((_, block)) = source.next(BLOCK_BYTES as usize)? {
+        if stop() {
+            return Ok(None);
+        }
         let stored = compressor.compress(block)?;
         let number = u32::try_from(entries.len()).map_err(|_| io::Error::other("the segment has too many blocks"))?;
         entries.push(BlockEntry {
@@ -236,7 +245,7 @@ fn write_compressed(out: &dyn StorageFile, segment: &Segment, header: &SegmentHe
     pending.extend_from_slice(&footer.encode(seed));
     out.write_at(&pending, written)?;
     let file_bytes = written + pending.len() as u64;
-    Ok(Prepared { header: *header, name: file_name(header.sequence, header.generation), plain_bytes, file_bytes })
+    Ok(Some(Prepared { header: *header, name: file_name(header.sequence, header.generation), plain_bytes, file_bytes }))
 }
 
 /// A dictionary for a segment, from samples all over it; empty if it is too short to be worth one.
@@ -258,8 +267,8 @@ fn train(file: &dyn StorageFile, plain_bytes: u64) -> io::Result<Vec<u8>> {
     Ok(zstd::dict::from_continuous(&data, &sizes, usize::try_from(length).unwrap_or(0)).unwrap_or_default())
 }
 
-/// Reads a new generation as every reader does, and compares each byte with the original.
-fn compare(storage: &dyn Storage, segment: &Segment, prepared: &Prepared) -> io::Result<()> {
+/// Reads a new generation as every reader does, and compares each byte with the original; whether it came to the end.
+fn compare(storage: &dyn Storage, segment: &Segment, prepared: &Prepared, stop: &Stop<'_>) -> io::Result<bool> {
     let unreadable = |error: io::Error| match Damage::of(&error) {
         Some(damage) => io::Error::other(format!("the new generation cannot be read: {damage}; the original is left as it is")),
         None => error,
@@ -272,7 +281,7 @@ fn compare(storage: &dyn Storage, segment: &Segment, prepared: &Prepared) -> io:
         return Err(differs(0));
     }
     let file: Arc<dyn StorageFile> = match prepared.header.encoding {
-        encoding::BLOCKS => Arc::new(CompressedFile::open(file, &prepared.header).map_err(unreadable)?),
+        encoding::BLOCKS => Arc::new(CompressedFile::open_aside(file, &prepared.header).map_err(unreadable)?),
         _ => file,
     };
     if file.length()? != prepared.plain_bytes {
@@ -281,11 +290,14 @@ fn compare(storage: &dyn Storage, segment: &Segment, prepared: &Prepared) -> io:
     let mut source = Source::new(&*segment.file, prepared.plain_bytes);
     let mut bytes = Vec::new();
     while let Some((at, original)) = source.next(COPY_BYTES)? {
+        if stop() {
+            return Ok(false);
+        }
         bytes.resize(original.len(), 0);
         read_exact_at(&*file, &mut bytes, at).map_err(unreadable)?;
         if let Some(first) = bytes.iter().zip(original).position(|(one, other)| one != other) {
             return Err(differs(at + first as u64));
         }
     }
-    Ok(())
+    Ok(true)
 }

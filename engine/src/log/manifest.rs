@@ -41,7 +41,7 @@ pub(crate) mod layout {
     pub(crate) const SEQUENCE: usize = 0;
     /// In an entry: generation (u32).
     pub(crate) const GENERATION: usize = SEQUENCE + 8;
-    /// In an entry: 1 if the segment is sealed, else 0 (u32).
+    /// In an entry: 0 while the segment is written to, 1 if it is sealed, 2 if it is also as small as compressing makes it (u32).
     pub(crate) const SEALED: usize = GENERATION + 4;
     /// In an entry: LSN of its first frame (u64).
     pub(crate) const BASE_LSN: usize = SEALED + 4;
@@ -78,6 +78,8 @@ pub(crate) struct ManifestSegment {
     pub(crate) end_lsn: Option<u64>,
     /// BLAKE3 of its frames, without the seal; `None` where none was made.
     pub(crate) digest: Option<[u8; DIGEST_BYTES]>,
+    /// It is sealed, and as small as compressing makes it: compressed, or found not to become smaller.
+    pub(crate) is_packed: bool,
 }
 
 /// Why there is no manifest to go by.
@@ -89,6 +91,20 @@ pub(crate) enum ManifestProblem {
     Damaged(&'static str),
     /// It is of a format that this release does not know, or cannot be read.
     Error(Error),
+}
+
+/// What the manifest says of a segment that is sealed, and of one that is packed as well.
+const SEALED: u32 = 1;
+const PACKED: u32 = 2;
+
+impl ManifestSegment {
+    fn state(&self) -> u32 {
+        match (self.end_lsn, self.is_packed) {
+            (None, _) => 0,
+            (Some(_), false) => SEALED,
+            (Some(_), true) => PACKED,
+        }
+    }
 }
 
 impl Manifest {
@@ -106,7 +122,7 @@ impl Manifest {
         for segment in &self.segments {
             bytes.extend_from_slice(&segment.sequence.to_le_bytes());
             bytes.extend_from_slice(&segment.generation.to_le_bytes());
-            bytes.extend_from_slice(&u32::from(segment.end_lsn.is_some()).to_le_bytes());
+            bytes.extend_from_slice(&segment.state().to_le_bytes());
             bytes.extend_from_slice(&segment.base_lsn.to_le_bytes());
             bytes.extend_from_slice(&segment.base_position.to_le_bytes());
             bytes.extend_from_slice(&segment.end_lsn.unwrap_or(0).to_le_bytes());
@@ -140,7 +156,8 @@ impl Manifest {
             generation: u32_at(entry, layout::GENERATION),
             base_lsn: u64_at(entry, layout::BASE_LSN),
             base_position: u64_at(entry, layout::BASE_POSITION),
-            end_lsn: (u32_at(entry, layout::SEALED) == 1).then(|| u64_at(entry, layout::END_LSN)),
+            end_lsn: (u32_at(entry, layout::SEALED) >= SEALED).then(|| u64_at(entry, layout::END_LSN)),
+            is_packed: u32_at(entry, layout::SEALED) >= PACKED,
             digest: entry[layout::DIGEST..].try_into().ok().filter(|digest| *digest != [0; DIGEST_BYTES]),
         };
         let segments: Vec<ManifestSegment> = entries.chunks_exact(layout::ENTRY_BYTES).take(count).map(segment).collect();

@@ -350,8 +350,8 @@ impl Opening<'_> {
                 if found.segments.last().is_some_and(|segment| segment.header.sequence == entry.sequence) {
                     found.lost.remove(0);
                 }
-                // What a crash left unnamed lies behind the damage as well.
-                found.lost.extend(unnamed.iter().filter(|(sequence, _)| *sequence > entry.sequence));
+                // What a crash left unnamed lies behind the damage as well, and another generation of what is damaged may be whole.
+                found.lost.extend(unnamed.iter().filter(|(sequence, _)| *sequence >= entry.sequence));
                 if let Some(damage) = &mut found.damage
                     && damage.next_good_position.is_none()
                 {
@@ -495,5 +495,6 @@ pub(crate) fn named(header: &SegmentHeader, end_lsn: Option<u64>) -> ManifestSeg
         base_position: header.base_position,
         end_lsn,
         digest: None,
+        is_packed: false,
     }
 }

@@ -16,7 +16,7 @@ use crate::version::Position;
 /// How many sealed segments are kept open.
 const OPEN_MAX: usize = 128;
 
-/// The segments of a log, as they were at one moment.
+/// The segments of a log, as they were at one moment; each of the generation that counts now.
 #[derive(Clone)]
 pub(crate) struct Segments {
     slots: Vec<Arc<Slot>>,
@@ -31,15 +31,29 @@ struct Shared {
     open: Mutex<VecDeque<Arc<Slot>>>,
 }
 
+/// A segment, in every list that it is in.
 struct Slot {
+    sequence: u64,
+    base_lsn: u64,
+    state: Mutex<SlotState>,
+}
+
+struct SlotState {
+    /// Whoever opens it gets the generation that counts, also through a list that is older: the file of the one before may be gone.
     named: ManifestSegment,
-    segment: Mutex<Option<Arc<Segment>>>,
+    segment: Option<Arc<Segment>>,
+}
+
+impl Slot {
+    fn new(named: ManifestSegment, segment: Option<Arc<Segment>>) -> Arc<Self> {
+        Arc::new(Self { sequence: named.sequence, base_lsn: named.base_lsn, state: Mutex::new(SlotState { named, segment }) })
+    }
 }
 
 impl Segments {
     /// The sealed segments of a manifest, and one that is open.
     pub(crate) fn new(storage: Arc<dyn Storage>, (store_id, lineage): (Uuid, &Lineage), sealed: &[ManifestSegment], last: Arc<Segment>) -> Self {
-        let slots = sealed.iter().map(|named| Arc::new(Slot { named: *named, segment: Mutex::new(None) })).collect();
+        let slots = sealed.iter().map(|named| Slot::new(*named, None)).collect();
         let shared = Shared { storage, store_id, lineage: lineage.clone(), open: Mutex::new(VecDeque::new()) };
         let mut segments = Self { slots, shared: Arc::new(shared) };
         segments.push(last);
@@ -50,7 +64,7 @@ impl Segments {
     pub(crate) fn and(&self, next: Arc<Segment>, sealed: ManifestSegment) -> Self {
         let mut segments = self.clone();
         if let Some(last) = segments.slots.pop() {
-            let slot = Arc::new(Slot { named: sealed, segment: Mutex::new(last.segment.lock().clone()) });
+            let slot = Slot::new(sealed, last.state.lock().segment.clone());
             self.shared.opened(&slot);
             segments.slots.push(slot);
         }
@@ -60,8 +74,15 @@ impl Segments {
 
     fn push(&mut self, segment: Arc<Segment>) {
         let named = super::open::named(&segment.header, None);
-        self.slots.retain(|slot| slot.named.sequence != named.sequence);
-        self.slots.push(Arc::new(Slot { named, segment: Mutex::new(Some(segment)) }));
+        self.slots.retain(|slot| slot.sequence != named.sequence);
+        self.slots.push(Slot::new(named, Some(segment)));
+    }
+
+    /// From now on this generation of a segment is the one that is opened. Who reads the one before keeps it open until it is done.
+    pub(crate) fn replace(&self, named: &ManifestSegment) {
+        if let Ok(index) = self.slots.binary_search_by_key(&named.sequence, |slot| slot.sequence) {
+            *self.slots[index].state.lock() = SlotState { named: *named, segment: None };
+        }
     }
 
     /// The store whose id the hashes in index files begin with: the first of the family.
@@ -76,29 +97,29 @@ impl Segments {
 
     /// The segment that holds an LSN, and the LSN at which the next one begins.
     pub(crate) fn holding(&self, lsn: u64) -> Result<(Arc<Segment>, u64)> {
-        let next = self.slots.partition_point(|slot| slot.named.base_lsn <= lsn);
+        let next = self.slots.partition_point(|slot| slot.base_lsn <= lsn);
         let Some(slot) = next.checked_sub(1).map(|index| &self.slots[index]) else {
             return Err(Error::configuration(format!("LSN {lsn} lies in no segment")));
         };
-        Ok((self.opened(slot)?, self.slots.get(next).map_or(u64::MAX, |next| next.named.base_lsn)))
+        Ok((self.opened(slot)?, self.slots.get(next).map_or(u64::MAX, |next| next.base_lsn)))
     }
 
     /// The segment with this sequence number.
     pub(crate) fn numbered(&self, sequence: u64) -> Result<Arc<Segment>> {
-        match self.slots.binary_search_by_key(&sequence, |slot| slot.named.sequence) {
+        match self.slots.binary_search_by_key(&sequence, |slot| slot.sequence) {
             Ok(index) => self.opened(&self.slots[index]),
             Err(_) => Err(Error::configuration(format!("there is no segment {sequence}"))),
         }
     }
 
     fn opened(&self, slot: &Arc<Slot>) -> Result<Arc<Segment>> {
-        let mut segment = slot.segment.lock();
-        if let Some(segment) = &*segment {
+        let mut state = slot.state.lock();
+        if let Some(segment) = &state.segment {
             return Ok(Arc::clone(segment));
         }
-        let attached = Arc::new(self.shared.attach(&slot.named)?);
-        *segment = Some(Arc::clone(&attached));
-        drop(segment);
+        let attached = Arc::new(self.shared.attach(&state.named)?);
+        state.segment = Some(Arc::clone(&attached));
+        drop(state);
         self.shared.opened(slot);
         Ok(attached)
     }
@@ -113,7 +134,7 @@ impl Shared {
         drop(open);
         if let Some(first) = first {
             // Whoever reads it keeps it open until it is done.
-            *first.segment.lock() = None;
+            first.state.lock().segment = None;
         }
     }
 

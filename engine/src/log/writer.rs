@@ -6,6 +6,7 @@
 
 mod decider;
 mod group;
+mod rewriting;
 mod room;
 mod service;
 
@@ -19,6 +20,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
 pub(crate) use decider::{Decider, Decision, Place};
+pub(crate) use rewriting::KeptFiles;
+use rewriting::Named;
 
 use super::format::{Kind, TAIL_RESERVE, events_frame_bytes, frame_header};
 use super::frame::FrameContext;
@@ -85,6 +88,12 @@ pub(crate) struct Writer<D: Decider> {
     /// `None` where nothing is ever written.
     watermark: Mutex<Option<Watermark>>,
     lock: Mutex<Option<Box<dyn Lock>>>,
+    /// Held by whoever makes another generation of a segment, or removes one.
+    rewriting: Mutex<()>,
+    /// Held by whoever writes a manifest; taken before `core`.
+    manifest: Mutex<Named>,
+    /// How many want every file to stay.
+    kept: Mutex<usize>,
     visible: AtomicU64,
     durable: AtomicU64,
     /// How many wait for the group that is filling.
@@ -248,6 +257,10 @@ impl<D: Decider> Writer<D> {
             options,
             watermark: Mutex::new(watermark),
             lock: Mutex::new(Some(lock)),
+            rewriting: Mutex::default(),
+            // Opening has synced the directory.
+            manifest: Mutex::new(Named { is_certain: true }),
+            kept: Mutex::default(),
             visible: AtomicU64::new(end.position),
             durable: AtomicU64::new(end.position),
             members: AtomicUsize::new(0),

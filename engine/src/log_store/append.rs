@@ -10,6 +10,7 @@ use uuid::Uuid;
 use cold::Cold;
 
 use super::indexing::Indexing;
+use super::packing::Packing;
 use super::read::{Buffers, locate, read_locations, visible_tip};
 use super::sealed::{Sealed, SealedFilter};
 use crate::codec::{Body, check_stream};
@@ -263,6 +264,7 @@ pub(crate) struct Deciding {
     pub(crate) index: Index,
     pub(crate) sealed: Sealed,
     pub(crate) indexing: Arc<Indexing>,
+    pub(crate) packing: Arc<Packing>,
 }
 
 /// What the streams of a batch will be, by part.
@@ -447,11 +449,20 @@ impl Decider for Deciding {
     }
 
     fn after_rolling(writer: &Writer<Self>) {
-        writer.with(|deciding| Arc::clone(&deciding.indexing)).work_if_sealer();
+        let (indexing, packing) = writer.with(|deciding| (Arc::clone(&deciding.indexing), Arc::clone(&deciding.packing)));
+        indexing.work_if_sealer();
+        packing.work_if_sealer();
     }
 
     fn before_unlocking(writer: &Writer<Self>) {
-        writer.with(|deciding| Arc::clone(&deciding.indexing)).end();
+        let (indexing, packing) = writer.with(|deciding| (Arc::clone(&deciding.indexing), Arc::clone(&deciding.packing)));
+        packing.stop();
+        indexing.end();
+        packing.end();
+    }
+
+    fn files_released(writer: &Arc<Writer<Self>>) {
+        writer.with(|deciding| Arc::clone(&deciding.packing)).files_released();
     }
 
     fn failed(error: Error) -> Result<Answer> {

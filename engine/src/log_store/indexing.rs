@@ -202,6 +202,7 @@ impl Indexing {
             Indexer::Sealer => self.merger.merge_now(&writer),
             Indexer::Nobody => {}
         }
+        writer.with(|deciding| Arc::clone(&deciding.packing)).look();
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::indexing::Indexer;
+use super::packing::Compress;
 use super::{Inner, LogStore, registry};
 use crate::error::{Error, Result};
 use crate::log::compressed::{Compression, compress_closed};
@@ -29,6 +30,7 @@ pub struct OpenOptions {
     pub(super) hot_bytes: u64,
     pub(super) filter_bytes: u64,
     pub(super) sealed_reads: SealedReads,
+    pub(super) compression: Compress,
     pub(super) indexer: Indexer,
     pub(super) fan_out: u64,
 }
@@ -43,6 +45,7 @@ impl Default for OpenOptions {
             hot_bytes: 256 << 20,
             filter_bytes: 64 << 20,
             sealed_reads: SealedReads::default(),
+            compression: Compress::default(),
             indexer: Indexer::Thread,
             fan_out: 8,
         }
@@ -74,6 +77,13 @@ impl OpenOptions {
     #[must_use]
     pub fn sealed_reads(mut self, sealed_reads: SealedReads) -> Self {
         self.sealed_reads = sealed_reads;
+        self
+    }
+
+    /// Which sealed segments are compressed while the store is open; of a store that is not in memory.
+    #[must_use]
+    pub fn compression(mut self, compression: Compress) -> Self {
+        self.compression = compression;
         self
     }
 
@@ -109,7 +119,8 @@ impl OpenOptions {
         self
     }
 
-    /// Has whoever seals a segment write its index file, instead of a thread, so that a simulated storage sees the same operations in
+    /// Has whoever seals a segment write its index file and compress what is to be compressed, instead of threads, so that a simulated
+    /// storage sees the same operations in
     /// every run.
     #[cfg(feature = "testing")]
     #[must_use]
@@ -170,6 +181,7 @@ impl OpenOptions {
             ("hot_bytes", open.hot_bytes.to_string(), self.hot_bytes.to_string()),
             ("filter_bytes", open.filter_bytes.to_string(), self.filter_bytes.to_string()),
             ("sealed_reads", format!("{:?}", open.sealed_reads), format!("{:?}", self.sealed_reads)),
+            ("compression", format!("{:?}", open.compression), format!("{:?}", self.compression)),
             ("read_up_to_damage", open.read_up_to_damage.to_string(), self.read_up_to_damage.to_string()),
         ];
         let differing = compared.iter().filter(|(_, there, asked)| there != asked);

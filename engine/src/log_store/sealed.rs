@@ -64,9 +64,18 @@ struct Shared {
     indexing: OnceLock<Weak<Indexing>>,
 }
 
+/// What the manifest says of a sealed segment, whichever generation of it counts.
+#[derive(Clone, Copy)]
+pub(crate) struct Extent {
+    pub(crate) sequence: u64,
+    pub(crate) base_lsn: u64,
+    pub(crate) base_position: u64,
+    pub(crate) end_lsn: Option<u64>,
+}
+
 /// A sealed segment, and its index once that was asked for.
 pub(crate) struct SealedSegment {
-    pub(crate) named: ManifestSegment,
+    pub(crate) named: Extent,
     /// The position behind its last event.
     pub(crate) end_position: u64,
     index: Mutex<Option<SegmentIndex>>,
@@ -101,6 +110,8 @@ impl From<Error> for Trouble {
 
 impl SealedSegment {
     fn new(named: ManifestSegment, end_position: u64, index: Option<SegmentIndex>) -> Arc<Self> {
+        let ManifestSegment { sequence, base_lsn, base_position, end_lsn, .. } = named;
+        let named = Extent { sequence, base_lsn, base_position, end_lsn };
         Arc::new(Self { named, end_position, index: Mutex::new(index), id_range: OnceLock::new() })
     }
 

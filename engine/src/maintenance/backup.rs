@@ -69,8 +69,9 @@ pub fn backup(store: &LogStore, target: impl AsRef<Path>, progress: impl FnMut(&
 /// Those of [`backup`].
 pub fn backup_storage(store: &LogStore, target: &dyn Storage, mut progress: impl FnMut(&Progress) -> ControlFlow<()>) -> Result<BackupReport> {
     let (source, _) = store.place()?;
-    // Closing would change the files.
+    // Closing would change the files, and compressing would remove some.
     let _kept_open = store.clone();
+    let _kept_files = store.keep_files()?;
     let start = Instant::now();
     let last = store.sync().wait()?.0;
     // Whatever holds an event up to there is named by now.
@@ -169,7 +170,8 @@ impl Copying<'_> {
             self.index(entry)?;
         }
         let sealed = wanted.is_sealed.then_some(wanted.end_lsn);
-        self.segments.push(ManifestSegment { digest: sealed.map(|_| digest), ..named(&segment.header, sealed) });
+        let is_packed = entry.is_packed && wanted.is_sealed;
+        self.segments.push(ManifestSegment { digest: sealed.map(|_| digest), is_packed, ..named(&segment.header, sealed) });
         self.digests.update(&digest);
         Ok(self.told())
     }

@@ -96,8 +96,9 @@ pub fn fork(store: &LogStore, target: impl AsRef<Path>, at: Option<Position>) ->
 /// Those of [`fork`].
 pub fn fork_storage(store: &LogStore, target: &dyn Storage, at: Option<Position>) -> Result<ForkReport> {
     let (source, _) = store.place()?;
-    // Closing would change the files.
+    // Closing would change the files, and compressing would remove some.
     let _kept_open = store.clone();
+    let _kept_files = store.keep_files()?;
     let last = last_event(store, &*source, at)?;
     // Whatever holds an event up to there is named by now.
     let mut manifest = read_manifest(&*source)?;

@@ -12,7 +12,7 @@ use super::source::{Source, Unreadable, damage};
 use crate::error::{Error, Result};
 use crate::index::sealed::Identity;
 use crate::log::format::{FrameHeader, SegmentHeader, segment_seed};
-use crate::log::manifest::ManifestSegment;
+use crate::log::manifest::{Manifest, ManifestSegment};
 use crate::log::recovery::Chain;
 use crate::log::segment::{Segment, file_name};
 use crate::log::storage::{Access, Storage};
@@ -187,22 +187,31 @@ impl Surveyor<'_> {
 
     /// Where the frames of a place are read from; nothing if there are none to be read. The chain is then that of its first frame.
     fn source_of(&mut self, place: &Place, ahead: &Ahead) -> Option<Source> {
+        let mut digest = place.named.and_then(|named| named.digest);
         let found = match &place.held {
-            Held::Missing => Err("the manifest names this segment, but there is no such file"),
-            Held::Segment { file, header } => {
-                self.check_start(place, file, header);
-                // Whoever removes it meanwhile has written another manifest.
-                let attached = Segment::attach(self.storage, file, Access::Read);
-                attached
-                    .map(|segment| (segment.file, file, segment.seed, header.base_lsn))
-                    .map_err(|_| "the file was removed, or damaged, while it was looked at")
+            Held::Missing | Held::Segment { .. } => {
+                let (attached, missing) = match &place.held {
+                    Held::Segment { file, .. } => {
+                        (Segment::attach(self.storage, file, Access::Read).ok(), "the file was removed, or damaged, while it was looked at")
+                    }
+                    _ => (None, "the manifest names this segment, but there is no such file"),
+                };
+                let attached = attached.or_else(|| {
+                    let (named, segment) = self.replaced(place)?;
+                    digest = named.digest;
+                    Some(segment)
+                });
+                if let Some(header) = attached.as_ref().map(|segment| &segment.header).or_else(|| place.header()) {
+                    self.check_start(place, header);
+                }
+                attached.map(|segment| (segment.file, segment.name, segment.seed, segment.header.base_lsn)).ok_or(missing)
             }
             Held::Headless { file, header } => {
                 let base_lsn = place.base_lsn().or_else(|| self.anchor.map(|_| self.chain.lsn));
                 self.chain.checksum = self.anchor.unwrap_or(0);
                 let found = base_lsn.zip(self.storage.open(file, Access::Read).ok()).and_then(|(base_lsn, opened)| {
                     let seed = find_seed(&*opened, salt_in(header).map(segment_seed), base_lsn)?;
-                    Some((opened, file, seed, base_lsn))
+                    Some((opened, file.clone(), seed, base_lsn))
                 });
                 found.ok_or("without the segment's header its frames cannot be verified")
             }
@@ -213,8 +222,7 @@ impl Surveyor<'_> {
                 self.chain.lsn = base_lsn;
                 self.chain.position = self.chain.position.max(place.base_position().unwrap_or(0));
                 self.anchor = None;
-                let digest = place.named.and_then(|named| named.digest);
-                Some(Source { name: name.clone(), sequence: place.sequence, file, seed, base_lsn, digest, indexed_as })
+                Some(Source { name, sequence: place.sequence, file, seed, base_lsn, digest, indexed_as })
             }
             Err(reason) => {
                 let positions = (self.chain.position, ahead.position.unwrap_or(self.promised_position()));
@@ -224,12 +232,22 @@ impl Surveyor<'_> {
         }
     }
 
+    /// The generation that has taken a segment's place since the manifest was read, as one does in a store that is open.
+    fn replaced(&self, place: &Place) -> Option<(ManifestSegment, Segment)> {
+        let before = place.named?;
+        let segments = Manifest::read(self.storage).ok()?.segments;
+        let named = segments.into_iter().find(|named| named.sequence == before.sequence && named.generation > before.generation)?;
+        let segment = Segment::attach(self.storage, &file_name(named.sequence, named.generation), Access::Read).ok()?;
+        Some((named, segment))
+    }
+
     /// Compares where a segment begins with where the one before it has ended.
-    fn check_start(&mut self, place: &Place, file: &str, header: &SegmentHeader) {
+    fn check_start(&mut self, place: &Place, header: &SegmentHeader) {
         let continues = (header.base_lsn, header.base_position) == (self.chain.lsn, self.chain.position) && self.anchor == Some(header.anchor);
         if self.anchor.is_some() && !continues {
             let positions = (self.chain.position, header.base_position);
             let reason = "the segment does not continue the one before it";
+            let file = if let Held::Segment { file, .. } = &place.held { file } else { &place.name };
             self.tell(damage(file, Some(place.sequence), 0, Some(0), positions, reason));
         }
         if self.surveyed.segments == 0 {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use eventuali::storage::{FaultyStorage, Storage};
-use eventuali::{AppendBatch, Durability, Event, EventData, EventStore, ExpectedVersion, LogStore, NewEvent, OpenOptions, ReadAll, Result};
+use eventuali::{AppendBatch, Compress, Durability, Event, EventData, EventStore, ExpectedVersion, LogStore, NewEvent, OpenOptions, ReadAll, Result};
 
 /// The smallest segments there are, so that the log rolls over often.
 pub(crate) const SEGMENT_BYTES: u64 = 64 << 10;
@@ -36,6 +36,11 @@ impl Chance {
 
 pub(crate) fn options(durability: Durability) -> OpenOptions {
     OpenOptions::new().durability(durability).segment_bytes(SEGMENT_BYTES).index_when_sealing().merge_indexes_of(2)
+}
+
+/// The same, with all that is sealed compressed by whoever seals the next one.
+pub(crate) fn compressing(options: OpenOptions) -> OpenOptions {
+    options.compression(Compress::OlderThan(0))
 }
 
 pub(crate) fn open(storage: &FaultyStorage) -> Result<LogStore> {

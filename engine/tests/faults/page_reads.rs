@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use eventuali::storage::{Access, Lock, MemoryStorage, Space, Storage, StorageFile};
-use eventuali::{Durability, EventStore, LogStore, OpenOptions, ReadStream, Result, StreamKey};
+use eventuali::{Compress, Durability, EventStore, LogStore, OpenOptions, ReadStream, Result, StreamKey};
 
 use crate::arrange::{SEGMENT_BYTES, many, one};
 
@@ -138,6 +138,8 @@ impl StorageFile for CountingFile {
 /// A store that keeps nothing hot, with so much room for the filters of runs.
 fn open(storage: &Arc<Counting>, filter_bytes: u64) -> LogStore {
     let options = OpenOptions::new().durability(Durability::Os).segment_bytes(SEGMENT_BYTES).hot_bytes(0).filter_bytes(filter_bytes);
+    // Compressing them takes far longer than all else, and what is read of index files is the same.
+    let options = options.compression(Compress::Never);
     options.index_when_sealing().open_storage(Arc::clone(storage) as Arc<dyn Storage>).expect("open")
 }
 

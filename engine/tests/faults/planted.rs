@@ -52,6 +52,11 @@ fn publishing_a_recovered_tail_without_writing_it_again_is_found() {
 }
 
 #[test]
+fn a_manifest_that_counts_before_the_generation_it_names_is_found() {
+    is_found(sync_with(Mistake::ManifestBeforeGeneration).compressing());
+}
+
+#[test]
 fn a_manifest_that_counts_before_the_segment_it_names_is_found() {
     is_found(sync_with(Mistake::ManifestBeforeSegment));
 }

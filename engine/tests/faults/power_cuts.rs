@@ -22,6 +22,13 @@ fn with_sync_no_power_cut_loses_what_was_acknowledged() {
 }
 
 #[test]
+fn with_segments_that_are_compressed_meanwhile_no_promise_is_broken() {
+    survives(Plan::of(Durability::Sync).compressing(), 30_000..30_000 + rounds(500));
+    survives(Plan::of(Durability::Os).compressing(), 40_000..40_000 + rounds(150));
+    survives(Plan::of(Durability::Sync).compressing().with_failures(), 50_000..50_000 + rounds(350));
+}
+
+#[test]
 fn with_an_interval_a_prefix_survives_every_power_cut() {
     survives(Plan::of(Durability::Interval(Duration::from_hours(1))), 0..rounds(500));
     // So short that every other append waits for its sync.

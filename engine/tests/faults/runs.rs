@@ -6,14 +6,15 @@ use std::task::{Context, Poll, Waker};
 
 use eventuali::maintenance::fork_storage;
 use eventuali::storage::{Failure, Fault, FaultyStorage, Mistake, OperationKind, Storage};
-use eventuali::{AppendBatch, Completion, Durability, Error, Event, EventStore, LogStore, Receipt, Result};
+use eventuali::{AppendBatch, Completion, Durability, Error, Event, EventStore, LogStore, OpenOptions, Receipt, Result};
 use uuid::Uuid;
 
-use crate::arrange::{Chance, event, many, one, open_with, options, read_all};
+use crate::arrange::{Chance, compressing, event, many, one, open_with, options, read_all};
 use crate::oracle::{End, Oracle};
 
 /// What is drawn in a run beside its seed.
 #[derive(Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about a run, each with its own name")]
 pub(crate) struct Plan {
     pub(crate) durability: Durability,
     pub(crate) mistake: Option<Mistake>,
@@ -22,11 +23,21 @@ pub(crate) struct Plan {
     pub(crate) believes_answers: bool,
     /// Whether lives go on in forks of the store.
     pub(crate) forks: bool,
+    /// Whether sealed segments are compressed meanwhile.
+    pub(crate) compresses: bool,
 }
 
 impl Plan {
     pub(crate) fn of(durability: Durability) -> Self {
-        Self { durability, mistake: None, failures: false, believes_answers: true, forks: false }
+        Self { durability, mistake: None, failures: false, believes_answers: true, forks: false, compresses: false }
+    }
+
+    pub(crate) fn compressing(self) -> Self {
+        Self { compresses: true, ..self }
+    }
+
+    fn options(self) -> OpenOptions {
+        if self.compresses { compressing(options(self.durability)) } else { options(self.durability) }
     }
 
     pub(crate) fn with_failures(self) -> Self {
@@ -55,7 +66,7 @@ pub(crate) fn run(plan: Plan, seed: u64) -> Result<(), String> {
             storage.inject(failure(&mut chance));
         }
         let next_end = if chance.once_in(3) { End::Killed } else { End::PowerCut };
-        match open_with(&storage, options(plan.durability)) {
+        match open_with(&storage, plan.options()) {
             Ok(store) => {
                 let judged = oracle.judge(end, &store)?;
                 let store = if plan.forks && judged { go_on_in_a_fork(plan, store, &mut storage, &mut parents)? } else { Some(store) };
@@ -74,7 +85,7 @@ pub(crate) fn run(plan: Plan, seed: u64) -> Result<(), String> {
             Err(error) => return Err(format!("the store did not open: {error}")),
         }
     }
-    let store = open_with(&storage, options(plan.durability)).map_err(|error| format!("with all faults gone, the store does not open: {error}"))?;
+    let store = open_with(&storage, plan.options()).map_err(|error| format!("with all faults gone, the store does not open: {error}"))?;
     oracle.judge(end, &store)?;
     let goes_on = append_one(&store, &mut oracle, one("last", 10))?;
     for Parent { directory, events } in parents {

@@ -24,6 +24,15 @@ pub struct Compression {
     pub bytes_after: u64,
 }
 
+impl Compression {
+    /// Counts a segment that was compressed.
+    pub(crate) fn count(&mut self, bytes_before: u64, bytes_after: u64) {
+        self.segments += 1;
+        self.bytes_before += bytes_before;
+        self.bytes_after += bytes_after;
+    }
+}
+
 /// Compresses what is sealed and pays, makes it count, and removes what it replaces.
 ///
 /// Killed at any moment, it leaves the store as it was or as it is to be; files that nothing names are removed by the next call.
@@ -39,7 +48,7 @@ fn compress_locked(storage: &dyn Storage) -> Result<Compression> {
         ManifestProblem::Missing => unusable(MANIFEST, "does not exist"),
         ManifestProblem::Damaged(reason) => unusable(MANIFEST, reason),
     })?;
-    let mut done = Compression::default();
+    let (mut done, mut is_changed) = (Compression::default(), false);
     for entry in manifest.segments.iter_mut().filter(|entry| entry.end_lsn.is_some()) {
         let name = file_name(entry.sequence, entry.generation);
         let segment = Segment::attach(storage, &name, Access::Read).map_err(|problem| match problem {
@@ -50,19 +59,23 @@ fn compress_locked(storage: &dyn Storage) -> Result<Compression> {
         if segment.header.encoding != encoding::PLAIN {
             continue;
         }
-        let Compressed::Prepared(prepared) = compress(storage, &segment)? else {
+        let packed = if entry.is_packed { Compressed::NotWorthIt } else { compress(storage, &segment, &|| false)? };
+        let Compressed::Prepared(prepared) = packed else {
+            is_changed |= !std::mem::replace(&mut entry.is_packed, true);
             done.left += 1;
             continue;
         };
         prepared.publish(storage).map_err(|error| io("name", &prepared.name, &error))?;
         entry.generation = prepared.header.generation;
-        done.segments += 1;
-        done.bytes_before += prepared.plain_bytes;
-        done.bytes_after += prepared.file_bytes;
+        entry.is_packed = true;
+        is_changed = true;
+        done.count(prepared.plain_bytes, prepared.file_bytes);
     }
-    if done.segments > 0 {
+    if is_changed {
         manifest.replace(storage).map_err(|error| io("write", MANIFEST, &error))?;
     }
+    // The manifest that does not name them may be one that a process before was killed in putting in its place.
+    storage.sync_directory("").map_err(|error| io("sync", "", &error))?;
     for name in storage.list("").map_err(|error| io("list", "", &error))? {
         let replaced = parse_name(&name)
             .is_some_and(|(sequence, generation)| manifest.segments.iter().any(|entry| entry.sequence == sequence && entry.generation != generation));

@@ -11,6 +11,9 @@ use super::layout::{self, BlockEntry, Footer, START, footer, table_page};
 use crate::log::format::{SegmentHeader, checksum};
 use crate::log::storage::{Space, StorageFile};
 
+/// Room for a dictionary, a page of the table and a few blocks.
+const ASIDE_BYTES: usize = 1 << 20;
+
 /// Reads like the segment that was compressed; only its header is its own.
 pub(crate) struct CompressedFile {
     file: Arc<dyn StorageFile>,
@@ -24,6 +27,11 @@ impl CompressedFile {
     /// Reads and checks the footer of a file whose segment header says that it is compressed.
     pub(crate) fn open(file: Arc<dyn StorageFile>, header: &SegmentHeader) -> io::Result<Self> {
         Self::open_with(file, header, Cache::shared())
+    }
+
+    /// The same, with a small cache of its own: what is read once takes no room from what others read.
+    pub(super) fn open_aside(file: Arc<dyn StorageFile>, header: &SegmentHeader) -> io::Result<Self> {
+        Self::open_with(file, header, Arc::new(Cache::new(ASIDE_BYTES)))
     }
 
     pub(super) fn open_with(file: Arc<dyn StorageFile>, header: &SegmentHeader, cache: Arc<Cache>) -> io::Result<Self> {

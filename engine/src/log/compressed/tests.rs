@@ -38,7 +38,9 @@ fn contents() -> impl Strategy<Value = Vec<u8>> {
 
 /// Compresses a segment; the header and the file of what it became.
 fn compressed(storage: &MemoryStorage, contents: &[u8]) -> (SegmentHeader, Arc<dyn StorageFile>) {
-    let Compressed::Prepared(prepared) = compress(storage, &segment(storage, contents)).expect("compressed") else { panic!("it is worth it") };
+    let Compressed::Prepared(prepared) = compress(storage, &segment(storage, contents), &|| false).expect("compressed") else {
+        panic!("it is worth it")
+    };
     prepared.publish(storage).expect("memory");
     (prepared.header, storage.open(&prepared.name, Access::Read).expect("it is there"))
 }

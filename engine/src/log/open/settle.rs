@@ -232,14 +232,15 @@ fn manifest_of(found: &Found, epoch: u32) -> Manifest {
         (false, true) => Some(found.chain.lsn),
         (false, false) => None,
     };
-    // A digest is of the frames up to a seal: it holds as long as that is where it was.
-    let digest = |now: &ManifestSegment| {
-        let same = |before: &&ManifestSegment| (before.sequence, before.end_lsn) == (now.sequence, now.end_lsn);
-        found.manifest.segments.iter().find(same).and_then(|before| before.digest)
+    // What is said of the frames up to a seal holds as long as that is where it was.
+    let known = |now: &ManifestSegment| {
+        let same = |before: &&ManifestSegment| (before.sequence, before.generation, before.end_lsn) == (now.sequence, now.generation, now.end_lsn);
+        found.manifest.segments.iter().find(same).map_or((None, false), |before| (before.digest, before.is_packed))
     };
     let read = found.segments.iter().enumerate().map(|(index, segment)| {
         let now = named(&segment.header, end(index));
-        ManifestSegment { digest: digest(&now), ..now }
+        let (digest, is_packed) = known(&now);
+        ManifestSegment { digest, is_packed, ..now }
     });
     let segments = found.passed_over.iter().copied().chain(read).collect();
     Manifest { store_id: found.manifest.store_id, lineage: found.manifest.lineage.clone(), epoch, segments }

@@ -262,7 +262,12 @@ impl Storage for FaultyStorage {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut machine = self.begin_whole(OperationKind::Rename, from)?;
-        if machine.mistake == Some(Mistake::ManifestBeforeSegment) && parse_name(to).is_some() {
+        let is_late = parse_name(to).is_some_and(|(_, generation)| match machine.mistake {
+            Some(Mistake::ManifestBeforeSegment) => true,
+            Some(Mistake::ManifestBeforeGeneration) => generation > 0,
+            _ => false,
+        });
+        if is_late {
             machine.owed.push(Owed::Rename { from: self.on_disk(from), to: self.on_disk(to), manifest: Counts::NotYet });
             return Ok(());
         }

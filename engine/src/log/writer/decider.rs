@@ -1,5 +1,7 @@
 //! What the writer asks of those who know what the events mean.
 
+use std::sync::Arc;
+
 use super::Writer;
 use crate::error::{Error, Result};
 use crate::log::format::RecordEntry;
@@ -43,6 +45,11 @@ pub(crate) trait Decider: Send + 'static {
 
     /// A segment was sealed: may take its time, without the lock.
     fn after_rolling(writer: &Writer<Self>)
+    where
+        Self: Sized;
+
+    /// Files that were kept need not be any more.
+    fn files_released(writer: &Arc<Writer<Self>>)
     where
         Self: Sized;
 

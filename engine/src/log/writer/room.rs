@@ -96,7 +96,10 @@ impl<D: Decider> Writer<D> {
 
     /// Seals the segment and begins the next one. Only securing its space can say that there is none.
     fn roll(self: &Arc<Self>, core: &mut Guard<'_, D>, needed: u64, sealed: bool) -> Result<(), NoRoom> {
-        MutexGuard::unlocked(core, || D::before_rolling(self));
+        let mut manifest_on_disk = MutexGuard::unlocked(core, || {
+            D::before_rolling(self);
+            self.manifest.lock()
+        });
         let old = Arc::clone(&core.segment);
         let space = self.space();
         let mut seal = Vec::new();
@@ -133,7 +136,9 @@ impl<D: Decider> Writer<D> {
                 next.publish(&*self.storage)?;
                 swap(&*self.storage)
             };
+            manifest_on_disk.is_certain = false;
             seal_and_swap().map_err(|error| NoRoom::Failed(old.io("seal", &error).to_string()))?;
+            manifest_on_disk.is_certain = true;
             self.raise_watermark(&mark, Watermark::write_durably);
             Ok(Arc::new(next))
         })?;
@@ -154,6 +159,7 @@ impl<D: Decider> Writer<D> {
             }
         }
         self.publish(core);
+        drop(manifest_on_disk);
         MutexGuard::unlocked(core, || D::after_rolling(self));
         Ok(())
     }

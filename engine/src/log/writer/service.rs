@@ -104,6 +104,8 @@ impl<D: Decider> Writer<D> {
             let _ = thread.join();
         }
         D::before_unlocking(self);
+        // Whoever rewrites a segment just now writes to the store.
+        drop(self.rewriting.lock());
         if let Some(mut lock) = self.lock.lock().take()
             && read_only
         {
@@ -153,6 +155,7 @@ impl<D: Decider> Writer<D> {
 
     /// Seals the last segment, if there is space for the manifest that says so; the next one is begun by whoever appends again.
     fn seal_at_close(self: &Arc<Self>, core: &mut Guard<'_, D>) -> Result<bool> {
+        let _manifest_on_disk = MutexGuard::unlocked(core, || self.manifest.lock());
         let segment = Arc::clone(&core.segment);
         let before = core.chain;
         let durable = FrameContext { durable_upto: before.lsn, ..core.context() };

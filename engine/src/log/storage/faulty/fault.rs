@@ -125,4 +125,6 @@ pub enum Mistake {
     IgnoreWatermark,
     /// A manifest becomes valid before the segment that it names.
     ManifestBeforeSegment,
+    /// A manifest becomes valid before the rewritten generation of a segment that it names.
+    ManifestBeforeGeneration,
 }
