@@ -155,6 +155,20 @@ pub fn scan_blocks(segments: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
+/// Has the system forget what it holds of these files in memory.
+///
+/// # Errors
+/// Those of the file system.
+pub fn evict(files: &[PathBuf]) -> Result<()> {
+    for path in files {
+        let file = File::open(path)?;
+        // What is not on disk yet cannot be forgotten.
+        file.sync_all()?;
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+    }
+    Ok(())
+}
+
 /// Reads the files in blocks of 1 MiB and verifies every header, table and body, as `docs/file-format.md` has it: the bare
 /// verified scan. Gives the number of events.
 ///

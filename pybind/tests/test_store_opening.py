@@ -381,6 +381,18 @@ async def test_sealed_segments_are_read_as_the_config_says(
         assert await store.head() == 0
 
 
+async def test_finished_segments_are_compressed_as_the_config_says(tmp_path: Path) -> None:
+    config = EventStoreConfig.embedded(tmp_path / "store")
+    async with EventStore.create(config.with_compression(older_than=3)) as store:
+        with pytest.raises(ConfigurationError, match=r"compression is OlderThan\(3\) there, Never was asked for"):
+            await EventStore.create(config.with_compression(older_than=None))
+        with pytest.raises(
+            ConfigurationError, match=r"compression is OlderThan\(3\) there, OlderThan\(16\) was asked for"
+        ):
+            await EventStore.create(config)
+        assert await store.head() == 0
+
+
 def test_another_way_to_read_sealed_segments_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="'read' or 'mapped', not 'mmap'"):
         EventStoreConfig.embedded("./orders").with_sealed_reads("mmap")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

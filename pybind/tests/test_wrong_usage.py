@@ -98,6 +98,7 @@ NUMBERS: dict[str, tuple[int, Use]] = {
     "accept_loss_after": (0, lambda _, it: EventStore.create("./nowhere", accept_loss_after=it)),
     "ms": (1, lambda _, it: EventStoreConfig.embedded("./nowhere").with_durability("interval", ms=it)),
     "interval_ms": (1, lambda _, it: EmbeddedConfig("./nowhere", durability="interval", interval_ms=it)),
+    "older_than": (0, lambda _, it: EventStoreConfig.embedded("./nowhere").with_compression(older_than=it)),
     "max_connections": (1, lambda _, it: SQLITE.with_max_connections(it)),
     "acquire_timeout": (1, lambda _, it: SQLITE.with_acquire_timeout(ms=it)),
     "lock_timeout": (1, lambda _, it: SQLITE.with_lock_timeout(ms=it)),

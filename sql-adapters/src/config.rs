@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use eventuali::{Durability, Error, EventStore, LogStore, OpenOptions, OpenReport, Position, Result, SealedReads};
+use eventuali::{Compress, Durability, Error, EventStore, LogStore, OpenOptions, OpenReport, Position, Result, SealedReads};
 
 use crate::connection::{self, Address, Place};
 use crate::options::{Missing, SqlOptions, Synchronous};
@@ -126,6 +126,12 @@ impl Config {
     #[must_use]
     pub fn sealed_reads(self, sealed_reads: SealedReads) -> Self {
         self.change(|options| options.sealed_reads(sealed_reads))
+    }
+
+    /// Which sealed segments the embedded engine compresses while the store is open.
+    #[must_use]
+    pub fn compression(self, compression: Compress) -> Self {
+        self.change(|options| options.compression(compression))
     }
 
     /// How large a segment file grows before the next one is begun, in bytes.
@@ -258,7 +264,7 @@ impl Config {
                 "memory:// has no options: it keeps nothing on disk that could be durable, damaged or split; use a directory such as ./orders for them",
             ),
             Place::SqliteMemory | Place::SqliteFile(_) | Place::Postgres(_) if of_embedded => refused(
-                "durability, segment_bytes, sealed_reads, accept_loss_after and read_up_to_damage are options of a directory; SQLite has synchronous, and Postgres its own settings",
+                "durability, segment_bytes, sealed_reads, compression, accept_loss_after and read_up_to_damage are options of a directory; SQLite has synchronous, and Postgres its own settings",
             ),
             Place::SqliteMemory if self.sql.synchronous != sql.synchronous => {
                 refused("sqlite://:memory: keeps nothing on disk, so there is nothing to synchronise; use a file such as sqlite://events.db")

@@ -9,6 +9,7 @@ use eventuali_sql::{Config, Synchronous};
 
 use super::Place;
 use crate::Result;
+use crate::bare::{evict, scan_blocks, segments};
 use crate::measure::{Pair, Samples, float, rate};
 use crate::real::{RealEvent, appends, loans, webhooks};
 use crate::report::{Row, events_per_second, micros, percent};
@@ -42,6 +43,16 @@ fn of(place: &Place, name: &str, events: &[RealEvent], share_max: f64) -> Result
     let sqlite_bytes = write_sqlite(&sqlite, events)?;
     let (plain_store, packed_store) = (open(&plain)?, open(&packed)?);
     let (mut replay, mut hot, mut cold) = (Pair::default(), Pair::default(), Pair::default());
+    let (mut from_disk, mut disk) = (Pair::default(), Samples::default());
+    let (plain_files, packed_files) = (segments(&plain)?, segments(&packed)?);
+    for _ in 0..TURNS {
+        evict(&plain_files)?;
+        disk.time(|| scan_blocks(&plain_files))?;
+        evict(&plain_files)?;
+        from_disk.limit.time(|| replayed(&plain_store, events.len()))?;
+        evict(&packed_files)?;
+        from_disk.ours.time(|| replayed(&packed_store, events.len()))?;
+    }
     for _ in 0..TURNS {
         replay.limit.time(|| replayed(&plain_store, events.len()))?;
         replay.ours.time(|| replayed(&packed_store, events.len()))?;
@@ -79,6 +90,17 @@ fn of(place: &Place, name: &str, events: &[RealEvent], share_max: f64) -> Result
         format!("plain: {}", speed(&replay.limit)),
         format!("{} of the plain one's speed", percent(replay.share())),
     ));
+    let plain_bytes = float(usize::try_from(bytes_of(&plain, "seg")?)?);
+    let megabytes = |samples: &Samples| format!("{:.0} MB/s of plain segments", plain_bytes / 1e6 / samples.median().as_secs_f64());
+    rows.push(Row {
+        terms: terms.replace("warm", "emptied before each turn"),
+        ..row(
+            "the same, read from the disk".to_owned(),
+            format!("{}, {}", speed(&from_disk.ours), megabytes(&from_disk.ours)),
+            format!("plain: {}, {}; reading the files alone: {}", speed(&from_disk.limit), megabytes(&from_disk.limit), megabytes(&disk)),
+            format!("{} of the plain one's speed", percent(from_disk.share())),
+        )
+    });
     if !long.is_empty() {
         for (what, pair) in [("for the first time since opening", &cold), ("again", &hot)] {
             rows.push(row(

@@ -17,6 +17,7 @@ _DEFAULT_INTERVAL_MS = 5
 _INTERVAL_MS_MAX = 2**64 - 1
 _DURABILITIES = ("sync", "interval", "os")
 _SEALED_READS = ("read", "mapped")
+_SEGMENTS_MAX = 2**64 - 1
 
 
 class EventStoreConfig(ABC):
@@ -24,7 +25,7 @@ class EventStoreConfig(ABC):
 
     Example:
         >>> EventStoreConfig.embedded("./orders").with_durability("interval", ms=20)
-        EmbeddedConfig(path='./orders', durability='interval', interval_ms=20, sealed_reads='read')
+        EmbeddedConfig(path='./orders', durability='interval', interval_ms=20, sealed_reads='read', compress_older_than=16)
         >>> EventStoreConfig.sqlite("events.db").with_table_name("custom_events").with_lock_timeout(ms=500)
         SqliteConfig(path='events.db', table_name='custom_events', lock_timeout_ms=500)
         >>> EventStoreConfig.postgres("postgresql://app:s3cret@host:5432/events").with_max_connections(20)
@@ -106,6 +107,9 @@ class EmbeddedConfig(EventStoreConfig):
     sealed_reads: Literal["read", "mapped"] = "read"
     """How finished segment files are read."""
 
+    compress_older_than: int | None = 16
+    """Finished segment files are compressed, but for so many of the newest; `None`: none is."""
+
     def __post_init__(self) -> None:
         require_path(self.path)
         if self.durability not in _DURABILITIES:
@@ -114,6 +118,11 @@ class EmbeddedConfig(EventStoreConfig):
             )
         if self.sealed_reads not in _SEALED_READS:
             raise ConfigurationError(f"sealed_reads is 'read' or 'mapped', not {self.sealed_reads!r}")
+        newest: object = self.compress_older_than
+        if newest is not None and (not is_number(newest) or not 0 <= newest <= _SEGMENTS_MAX):
+            raise ConfigurationError(
+                f"older_than= is None or a whole number of segments from 0 on, up to {_SEGMENTS_MAX}, not {written(newest)}"
+            )
         interval: object = self.interval_ms
         if interval is None:
             return
@@ -133,7 +142,11 @@ class EmbeddedConfig(EventStoreConfig):
     @override
     def _options(self) -> dict[str, object]:
         durability = (self.interval_ms or _DEFAULT_INTERVAL_MS) if self.durability == "interval" else self.durability
-        return {"durability": durability, "sealed_reads": self.sealed_reads}
+        return {
+            "durability": durability,
+            "sealed_reads": self.sealed_reads,
+            "compress_older_than": self.compress_older_than,
+        }
 
     def with_durability(self, durability: Literal["sync", "interval", "os"], *, ms: int | None = None) -> Self:
         """What an acknowledged save has survived.
@@ -168,6 +181,22 @@ class EmbeddedConfig(EventStoreConfig):
             'mapped'
         """
         return replace(self, sealed_reads=sealed_reads)
+
+    def with_compression(self, *, older_than: int | None) -> Self:
+        """Which finished segment files are compressed while the store is open: all but so many of the newest, or with `None` none.
+
+        A file holds about 64 MiB of events, and a store takes a fraction of that once they are compressed. It is done by a thread that
+        gives way to others. The newest files, which are likely to be in memory, are left as they are: there, decoding would take longer
+        than reading. What does not become smaller stays as it is too.
+
+        Raises:
+            ConfigurationError: it is no number of files.
+
+        Example:
+            >>> EventStoreConfig.embedded("./orders").with_compression(older_than=4).compress_older_than
+            4
+        """
+        return replace(self, compress_older_than=older_than)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 use std::path::{Component, PathBuf};
 use std::time::Duration;
 
-use eventuali::{Durability, Error, Result, SealedReads};
+use eventuali::{Compress, Durability, Error, Result, SealedReads};
 use eventuali_sql::{Config, Synchronous};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -55,6 +55,7 @@ fn with_option(config: Config, name: &str, value: &Bound<'_, PyAny>) -> PyResult
     Ok(match name {
         "durability" => config.durability(durability(value)?),
         "sealed_reads" => config.sealed_reads(sealed_reads(value)?),
+        "compress_older_than" => config.compression(compression(name, value)?),
         "table_name" => config.table_name(&word(name, value)?).map_err(refused)?,
         "max_connections" => config.max_connections(u32::try_from(at_least(name, 1, value)?).unwrap_or(u32::MAX)),
         "acquire_timeout" => config.acquire_timeout(milliseconds(name, value)?),
@@ -80,6 +81,14 @@ fn sealed_reads(value: &Bound<'_, PyAny>) -> PyResult<SealedReads> {
         "mapped" => Ok(SealedReads::Mapped),
         _ => Err(configuration(value.py(), &format!("sealed_reads is 'read' or 'mapped', not {}", value.repr()?))),
     }
+}
+
+/// How many of the newest segments stay as they are; `None`: all.
+fn compression(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Compress> {
+    if value.is_none() {
+        return Ok(Compress::Never);
+    }
+    at_least(name, 0, value).map(|newest| Compress::OlderThan(usize::try_from(newest).unwrap_or(usize::MAX)))
 }
 
 fn synchronous(value: &Bound<'_, PyAny>) -> PyResult<Synchronous> {
