@@ -145,9 +145,25 @@ pub enum Error {
         /// The highest epoch that its files name.
         epoch: u32,
     },
-    /// The store was opened for reading only.
-    #[error("the store was opened for reading up to its damage, so nothing can be stored")]
+    /// The store was opened for reading only: beside the process that writes to it, or up to its damage. Nothing was stored.
+    #[error(
+        "the store is open for reading only, so nothing can be stored or synced here; open it for writing, or leave that to the process that writes to it"
+    )]
     ReadOnly,
+    /// A store that is read beside its writer does not hold any more what was read from it: a power failure or the repair of damage took the
+    /// last events, and their positions are given to others. Events that were durable when they were read are not concerned.
+    #[error(
+        "the store {path:?} has lost events that were read here, up to position {position} at most ({reason}); nothing more is read: open it again, and forget what \
+         was read behind the last position that was durable"
+    )]
+    HistoryReplaced {
+        /// The directory of the store.
+        path: PathBuf,
+        /// The last event that could be read here.
+        position: Position,
+        /// How that showed.
+        reason: &'static str,
+    },
     /// There is no room for this append. Nothing of it was stored; appending works again when space is free.
     #[error(
         "no space left on the device of {path:?}{}; nothing was stored: free space and retry",

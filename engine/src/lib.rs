@@ -170,6 +170,7 @@ pub use aggregate::{Aggregate, AsOf, Load, Root, Save};
 pub use error::{Corruption, Error, EventIdProblem, ForkProblem, Remedy, Result};
 pub use event::{DataFormat, Event, EventData, EventMetadata, Json, NewEvent, StreamKey, Tag, Timestamp};
 pub use log::compressed::Compression;
+pub use log::follow::Follow;
 pub use log::storage;
 pub use log::storage::os::SealedReads;
 pub use log_store::{Compress, LogStore, OpenOptions, OpenOutcome, OpenReport, compress, compress_storage, rebuild_manifest};

@@ -26,7 +26,7 @@ pub(crate) use options::existing;
 pub use options::{OpenOptions, compress, compress_storage, rebuild_manifest};
 pub use packing::Compress;
 use packing::{Packing, compress_open};
-use read::{LogReader, visible_tip};
+use read::{LogReader, in_files, visible_tip};
 use sealed::Sealed;
 
 use crate::codec::Body;
@@ -35,6 +35,7 @@ use crate::event::StreamKey;
 use crate::index::part::Part;
 use crate::index::{Before, Index};
 use crate::log::compressed::Compression;
+use crate::log::follow::{Follow, open_to_follow};
 use crate::log::format::Kind;
 use crate::log::manifest::ManifestSegment;
 use crate::log::open::{OnDamage, Outcome, open};
@@ -86,6 +87,8 @@ pub enum OpenOutcome {
         /// Where the damage is.
         damage: Corruption,
     },
+    /// Opened for reading only: nothing was repaired, and what the writer has not made visible was not looked at.
+    ReadOnly,
 }
 
 /// The embedded event store: an append-only log in a directory, or in memory.
@@ -135,6 +138,30 @@ struct Inner {
 }
 
 impl Inner {
+    /// Opens the store beside the process that writes to it.
+    fn follow(storage: &Arc<dyn Storage>, follow: Follow, options: &OpenOptions) -> Result<Arc<Self>> {
+        let (log, following) = open_to_follow(storage, follow)?;
+        let active = Part::new(log.sealed.last().map_or(1, |last| last.sequence + 1), log.chain.position);
+        let sealed = Sealed::new(ends(&log.sealed, active.first_position()), options.filter_bytes).of_a_reader();
+        let index = Index::new(active, !sealed.is_empty(), options.hot_bytes);
+        let indexing = Indexing::new(Indexer::Elsewhere, options.fan_out);
+        let packing = Packing::new(Indexer::Elsewhere, options.compression);
+        let deciding = Deciding { index, sealed, indexing: Arc::clone(&indexing), packing };
+        let writer = Writer::new(log, deciding, WriterOptions { mode: Mode::Sync, segment_bytes: options.segment_bytes }, Some(following))?;
+        indexing.begin(&writer, Vec::new());
+        writer.refresh_first()?;
+        let report = OpenReport { outcome: OpenOutcome::ReadOnly, rewritten_bytes: 0, head: Position(writer.visible()) };
+        Ok(Arc::new(Self {
+            writer,
+            options: options.clone(),
+            report,
+            damage: None,
+            persistent: true,
+            handles: Mutex::new(1),
+            generation: sys::fork_generation(),
+        }))
+    }
+
     fn open(storage: Arc<dyn Storage>, options: &OpenOptions) -> Result<Arc<Self>> {
         let on_damage = match (options.accept_loss_after, options.read_up_to_damage) {
             (Some(position), _) => OnDamage::AcceptLossAfter(position),
@@ -157,6 +184,7 @@ impl Inner {
             Outcome::Recovered { bytes, frames } => OpenOutcome::Recovered { bytes, frames },
             Outcome::LossAccepted => OpenOutcome::LossAccepted { after: head },
             Outcome::Damaged(ref damage) => OpenOutcome::Damaged { up_to: head, damage: damage.clone() },
+            Outcome::Followed => OpenOutcome::ReadOnly,
         };
         let damage = if let Outcome::Damaged(damage) = &log.outcome { Some(damage.clone()) } else { None };
         let report = OpenReport { outcome, rewritten_bytes: log.rewritten_bytes, head };
@@ -184,7 +212,7 @@ impl Inner {
         let indexing = Indexing::new(worker, options.fan_out);
         let packing = Packing::new(worker, options.compression);
         let deciding = Deciding { index, sealed, indexing: Arc::clone(&indexing), packing: Arc::clone(&packing) };
-        let writer = Writer::new(log, deciding, WriterOptions { mode, segment_bytes: options.segment_bytes })?;
+        let writer = Writer::new(log, deciding, WriterOptions { mode, segment_bytes: options.segment_bytes }, None)?;
         indexing.begin(&writer, missing);
         packing.begin(&writer, has_superseded);
         Ok(Arc::new(Self {
@@ -315,15 +343,23 @@ impl LogStore {
     /// last. Each is decoded and compared with its original before it takes its place. Others append and read meanwhile.
     ///
     /// # Errors
-    /// [`Corruption`](Error::Corruption) if a segment cannot be read, [`Io`](Error::Io), [`Closed`](Error::Closed). What was compressed before
-    /// stays so.
+    /// [`Corruption`](Error::Corruption) if a segment cannot be read, [`Io`](Error::Io), [`Closed`](Error::Closed),
+    /// [`ReadOnly`](Error::ReadOnly). What was compressed before stays so.
     pub fn compress(&self) -> Result<Compression> {
+        if self.is_read_only() {
+            return Err(Error::ReadOnly);
+        }
         self.usable().and_then(|writer| compress_open(writer))
     }
 
     /// Has every file stay that the manifest names from now on, until the guard is dropped.
     pub(crate) fn keep_files(&self) -> Result<KeptFiles<Deciding>> {
         self.usable().map(Writer::keep_files)
+    }
+
+    /// Whether it was opened for reading only, beside the process that writes.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.handle.inner.options.read_only.is_some()
     }
 
     /// How much memory the index takes, in bytes.
@@ -337,12 +373,16 @@ impl LogStore {
         index + sealed.memory_bytes()
     }
 
-    /// The writer, if this handle may use it.
+    /// The writer, if this handle may use it. Where another process writes, what it has made visible is seen from here on.
     fn usable(&self) -> Result<&Arc<Writer<Deciding>>> {
         if self.handle.inner.generation != sys::fork_generation() {
             return Err(Error::ForkedProcess);
         }
-        if self.handle.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(&self.handle.inner.writer) }
+        if self.handle.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
+        self.handle.inner.writer.refresh()?;
+        Ok(&self.handle.inner.writer)
     }
 
     fn task<T: Send + 'static>(&self, fresh: Fresh, extract: fn(Answer) -> Option<T>) -> Completion<T> {
@@ -402,7 +442,7 @@ impl EventStore for LogStore {
 
     fn stream(&self, key: StreamKey<'_>) -> Completion<Option<StreamInfo>> {
         Completion::ready(self.usable().and_then(|writer| {
-            let tip = visible_tip(writer, &key)?;
+            let tip = in_files(writer, || visible_tip(writer, &key))?;
             Ok(tip.map(|tip| StreamInfo {
                 aggregate_type: tip.aggregate_type,
                 version: AggregateVersion(tip.version),
@@ -419,7 +459,16 @@ impl EventStore for LogStore {
         Completion::ready(self.usable().map(|writer| Position(if self.handle.inner.persistent { writer.durable() } else { 0 })))
     }
 
+    /// Completes when everything that was visible at the time of the call is on disk. A store that was opened for reading only has that
+    /// from its writer: the completion succeeds at once if the writer has synced all of it, and else fails with
+    /// [`ReadOnly`](Error::ReadOnly).
     fn sync(&self) -> Completion<Position> {
+        if self.is_read_only() {
+            return Completion::ready(self.usable().and_then(|writer| {
+                let visible = writer.visible();
+                if writer.durable() >= visible { Ok(Position(visible)) } else { Err(Error::ReadOnly) }
+            }));
+        }
         self.task(Fresh::Barrier, |answer| match answer {
             Answer::Position(position) => Some(Position(position)),
             Answer::Receipts(_) => None,
@@ -438,6 +487,13 @@ impl EventStore for LogStore {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new("embedded", self.handle.inner.options.durability, self.handle.inner.persistent, self.handle.inner.writer.is_writable())
+        let Inner { options, persistent, writer, .. } = &*self.handle.inner;
+        let durability = match options.read_only {
+            None => options.durability,
+            Some(Follow::Durable) => Durability::Sync,
+            // The least that a writer can promise.
+            Some(Follow::Visible) => Durability::Os,
+        };
+        Capabilities::new("embedded", durability, *persistent, writer.is_writable())
     }
 }

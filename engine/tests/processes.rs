@@ -4,13 +4,17 @@
 
 #[path = "processes/packing.rs"]
 mod packing;
+#[path = "processes/readers.rs"]
+mod readers;
+#[path = "processes/role.rs"]
+mod role;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,12 +22,7 @@ use eventuali::maintenance::{self, backup, verify};
 use eventuali::{
     AppendBatch, Durability, Error, EventData, EventStore, ExpectedVersion, LogStore, NewEvent, OpenOptions, ReadAll, ReadStream, Result,
 };
-
-/// Set in the processes that play a role; the directory of their store.
-const ROLE: &str = "EVENTUALI_TEST_ROLE_IN";
-
-/// How a role's words are told from what the test runner prints.
-const MARK: &str = "@ ";
+use role::{Role, role, say, wait_for_the_test};
 
 fn open(path: &Path) -> Result<LogStore> {
     OpenOptions::new().segment_bytes(64 << 10).open(path)
@@ -37,72 +36,6 @@ fn one(aggregate_id: &str, text: &str, payload_bytes: usize) -> AppendBatch {
 fn many(aggregate_id: &str, texts: &[String], payload_bytes: usize) -> AppendBatch {
     let event = |text: &String| NewEvent::new("Happened", EventData::Protobuf(format!("{text};{}", "x".repeat(payload_bytes)).into_bytes()));
     AppendBatch::one(aggregate_id, "Thing", ExpectedVersion::Any, texts.iter().map(event).collect())
-}
-
-/// This binary in another process, running the same test in its role. It dies with the test.
-struct Role {
-    child: Child,
-    said: BufReader<ChildStdout>,
-}
-
-impl Role {
-    /// The role plays in `directory`.
-    fn of(test: &str, directory: &Path) -> Self {
-        let mut command = Command::new(std::env::current_exe().expect("this binary"));
-        command.args([test, "--exact", "--nocapture", "--test-threads=1"]).env(ROLE, directory);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
-        let said = BufReader::new(child.stdout.take().expect("piped"));
-        Self { child, said }
-    }
-
-    /// The next thing it says; nothing when it has ended.
-    fn hear(&mut self) -> Option<String> {
-        let mut line = String::new();
-        while self.said.read_line(&mut line).expect("its output can be read") > 0 {
-            if let Some(words) = line.strip_prefix(MARK) {
-                return Some(words.trim_end().to_owned());
-            }
-            line.clear();
-        }
-        None
-    }
-
-    #[track_caller]
-    fn expect(&mut self, words: &str) {
-        assert_eq!(self.hear().as_deref(), Some(words));
-    }
-
-    fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().expect("killed");
-        self.child.wait().expect("ended");
-    }
-}
-
-impl Drop for Role {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The directory to play in, if this process has a role.
-fn role() -> Option<PathBuf> {
-    std::env::var_os(ROLE).map(PathBuf::from)
-}
-
-fn say(words: &str) {
-    // The test runner leaves its line unfinished.
-    let mut out = std::io::stdout().lock();
-    out.write_all(format!("\n{MARK}{words}\n").as_bytes()).and_then(|()| out.flush()).expect("said");
-}
-
-/// Waits until the test lets go, which it also does by ending.
-fn wait_for_the_test() {
-    let _ = std::io::stdin().read(&mut [0]);
 }
 
 #[track_caller]

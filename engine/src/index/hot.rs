@@ -57,6 +57,10 @@ impl Hot {
         Self { hasher, cache, aggregate_types: Names::default() }
     }
 
+    pub(super) fn clear(&mut self) {
+        self.cache.clear();
+    }
+
     pub(super) fn memory_bytes(&self) -> usize {
         usize::try_from(self.cache.weight()).unwrap_or(usize::MAX) + self.aggregate_types.memory_bytes()
     }

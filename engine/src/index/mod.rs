@@ -188,6 +188,15 @@ impl Index {
         sealed
     }
 
+    /// Goes on with another segment, behind others whose events were not taken in: index files tell where all streams stand.
+    pub(crate) fn pass_over(&mut self, sequence: u64, first_position: u64) {
+        self.active = Part::new(sequence, first_position);
+        self.waiting.clear();
+        self.hot.clear();
+        self.has_files = true;
+        self.generation += 1;
+    }
+
     /// Keeps where a stream stands whose last event is in a segment with an index file.
     pub(crate) fn keep_hot(&mut self, key: &StreamKey<'_>, stream: HotStream<'_>) {
         self.hot.insert(key, stream);

@@ -1,6 +1,7 @@
 //! Bytes, frames, segments: knows positions and batches, not aggregates.
 
 pub(crate) mod compressed;
+pub(crate) mod follow;
 pub(crate) mod format;
 pub(crate) mod frame;
 pub(crate) mod lineage;

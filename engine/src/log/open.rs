@@ -39,7 +39,8 @@ pub(crate) enum OnDamage {
 /// An open log, ready for its writer.
 pub(crate) struct Log {
     pub(crate) storage: Arc<dyn Storage>,
-    pub(crate) lock: Box<dyn Lock>,
+    /// `None` where others may write.
+    pub(crate) lock: Option<Box<dyn Lock>>,
     pub(crate) store_id: Uuid,
     pub(crate) lineage: Lineage,
     pub(crate) segments: Vec<Arc<Segment>>,
@@ -65,6 +66,8 @@ pub(crate) enum Outcome {
     LossAccepted,
     /// Reading must not cross this.
     Damaged(Corruption),
+    /// Others may write to it: the log goes on behind what is read here.
+    Followed,
 }
 
 /// Opens the log in `storage`, or creates one.
@@ -72,7 +75,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, on_damage: OnDamage, visit: &mut V
     let (opened, lock) = with_lock(&*storage, || open_locked(&storage, on_damage, visit))?;
     let (settled, watermark) = opened;
     Ok(Log {
-        lock,
+        lock: Some(lock),
         store_id: settled.store_id,
         lineage: settled.lineage,
         segments: settled.segments,
@@ -124,7 +127,13 @@ fn open_locked(storage: &Arc<dyn Storage>, on_damage: OnDamage, visit: &mut Visi
         return Ok((settled, None));
     }
     opening.remove_temporary_files()?;
-    let watermark = Watermark::open(&**storage, settled.store_id).map_err(|error| opening.io("open", WATERMARK, &error))?;
+    let mut watermark = Watermark::open(&**storage, settled.store_id).map_err(|error| opening.io("open", WATERMARK, &error))?;
+    let mark = settled.mark();
+    if watermark.differs_from(&mark) {
+        // What the writer before has not told any more can be read from now on, also in other processes. Where a power failure has torn a
+        // slot, they could not be certain of the other one alone.
+        watermark.raise(&**storage, &mark, Watermark::write_both);
+    }
     Ok((settled, Some(watermark)))
 }
 

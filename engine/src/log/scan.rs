@@ -5,7 +5,7 @@ use std::thread;
 
 use super::format::{FrameHeader, Kind, decode_seal};
 use super::recovery::{Chain, Frame, Step, step};
-use super::segment::{Bytes, FIRST_FRAME, Segment};
+use super::segment::{Bytes, Segment};
 use crate::error::{Error, Result};
 
 /// How much of a segment is read and verified at once, unless a frame is longer.
@@ -55,16 +55,23 @@ impl Block {
 pub(crate) type Visit<'a> = dyn FnMut(&Segment, &Frame<'_>) -> Result<()> + 'a;
 
 impl Segment {
-    /// Verifies every frame that continues `chain`, and shows each to `visit`, but for the seal.
+    /// Verifies every frame that continues `chain` from the segment's first one on, and shows each to `visit`, but for the seal.
     pub(crate) fn scan(&self, chain: &Chain, visit: &mut Visit<'_>) -> Result<Scan> {
+        self.scan_up_to(&self.chain_start(chain), u64::MAX, visit)
+    }
+
+    /// Verifies every frame below the LSN `end` that continues `chain` where it stands in this segment, and shows each to `visit`, but
+    /// for the seal.
+    pub(crate) fn scan_up_to(&self, chain: &Chain, end: u64, visit: &mut Visit<'_>) -> Result<Scan> {
         let length = self.file.length().map_err(|error| self.io("look up", &error))?;
-        if length < FIRST_FRAME + ALONE_BYTES {
-            return self.verify(chain, &mut |block| block.visit(self, visit).map(|()| block));
+        let end = if end == u64::MAX { u64::MAX } else { self.offset(end.max(chain.lsn)) };
+        if length.min(end) < self.offset(chain.lsn) + ALONE_BYTES {
+            return self.verify(chain, end, &mut |block| block.visit(self, visit).map(|()| block));
         }
         thread::scope(|scope| {
             let (verified, to_visit) = sync_channel::<Block>(BLOCKS_AHEAD);
             let (visited, to_fill) = sync_channel::<Block>(BLOCKS_AHEAD);
-            let verifying = scope.spawn(move || self.verify(chain, &mut |block| hand_over(block, &verified, &to_fill)));
+            let verifying = scope.spawn(move || self.verify(chain, end, &mut |block| hand_over(block, &verified, &to_fill)));
             let mut taken_in = Ok(());
             while let (Ok(()), Ok(block)) = (&taken_in, to_visit.recv()) {
                 taken_in = block.visit(self, visit);
@@ -77,12 +84,13 @@ impl Segment {
         })
     }
 
-    /// Verifies frame by frame, and gives each block of them away for another that may be overwritten.
-    fn verify(&self, chain: &Chain, deliver: &mut dyn FnMut(Block) -> Result<Block>) -> Result<Scan> {
-        let mut scan = Scan { chain: self.chain_start(chain), seal: None, stopped: None, newer: false };
-        let mut block = Block { bytes: vec![0; BLOCK_BYTES], frames: Vec::new() };
-        let (mut start, mut end) = (0, 0);
+    /// Verifies frame by frame up to this offset, and gives each block of them away for another that may be overwritten.
+    fn verify(&self, chain: &Chain, up_to: u64, deliver: &mut dyn FnMut(Block) -> Result<Block>) -> Result<Scan> {
+        let mut scan = Scan { chain: *chain, seal: None, stopped: None, newer: false };
         let mut offset = self.offset(scan.chain.lsn);
+        let in_all = usize::try_from(up_to - offset).unwrap_or(usize::MAX);
+        let mut block = Block { bytes: vec![0; in_all.min(BLOCK_BYTES)], frames: Vec::new() };
+        let (mut start, mut end) = (0, 0);
         let mut complete = false;
         let mut damage = None;
         loop {
@@ -91,8 +99,9 @@ impl Segment {
                 Step::More(length) => {
                     block = next_block(block, start..end, length, deliver)?;
                     (start, end) = (0, end - start);
-                    let Bytes { read, damage: found } = self.read_at(&mut block.bytes[end..], offset)?;
-                    complete = read < block.bytes.len() - end;
+                    let wanted = usize::try_from(up_to - offset).unwrap_or(usize::MAX).min(block.bytes.len() - end);
+                    let Bytes { read, damage: found } = self.read_at(&mut block.bytes[end..end + wanted], offset)?;
+                    complete = read < wanted || offset + read as u64 == up_to;
                     damage = found.map(|damage| damage.reason);
                     end += read;
                     offset += read as u64;

@@ -1,4 +1,5 @@
-//! The WATERMARK: a lower bound of what is on disk, rewritten after every sync.
+//! The WATERMARK: a lower bound of what is on disk and of what can be read, rewritten after every group. Readers in other processes
+//! follow it.
 
 use std::io;
 use std::sync::Arc;
@@ -10,6 +11,9 @@ use super::storage::{Access, Storage, StorageFile};
 
 /// The watermark's name.
 pub(crate) const WATERMARK: &str = "WATERMARK";
+
+/// How often a reader beside the writer looks for both slots to be whole.
+const LOOKS: usize = 3;
 
 /// The layout of one slot.
 pub(crate) mod layout {
@@ -157,6 +161,24 @@ impl Watermark {
         Ok(Self { file: storage.create(WATERMARK)?, store_id, sequence: 0, last: Mark::default(), fails: false })
     }
 
+    /// What a reader beside the writer finds: the newest mark, and whether that is certain. While a slot is not whole (it may be
+    /// written just now) the other one tells, which may be older than what was read before.
+    pub(crate) fn look_beside(storage: &dyn Storage, store_id: Uuid) -> io::Result<Option<(Mark, bool)>> {
+        let file = match storage.open(WATERMARK, Access::Read) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        let mut found = slots(&*file, store_id)?;
+        for _ in 1..LOOKS {
+            if found.iter().all(Option::is_some) {
+                break;
+            }
+            found = slots(&*file, store_id)?;
+        }
+        let certain = found.iter().all(Option::is_some);
+        Ok(newer(found).map(|(_, mark)| (mark, certain)))
+    }
+
     /// Opens the watermark for writing, or makes one.
     pub(crate) fn open(storage: &dyn Storage, store_id: Uuid) -> io::Result<Self> {
         let file = match storage.open(WATERMARK, Access::Write) {
@@ -200,29 +222,42 @@ impl Watermark {
         Ok(())
     }
 
-    /// Whether it has not been raised to `mark` yet.
-    pub(crate) fn says_less_than(&self, mark: &Mark) -> bool {
+    /// Whether it says anything else of where the log ends than `mark`.
+    pub(crate) fn differs_from(&self, mark: &Mark) -> bool {
         (self.last.durable_lsn, self.last.visible_lsn) != (mark.durable_lsn, mark.visible_lsn)
     }
 
-    /// Writes both slots and syncs them: nothing older is left to be believed.
+    /// Writes both slots: nothing older is left to be believed.
+    pub(crate) fn write_both(&mut self, mark: &Mark) -> io::Result<()> {
+        self.write(mark)?;
+        self.write(mark)
+    }
+
+    /// Writes both slots and syncs them.
     pub(crate) fn write_durably(&mut self, mark: &Mark) -> io::Result<()> {
-        self.write(mark)?;
-        self.write(mark)?;
+        self.write_both(mark)?;
         self.file.sync()
     }
 }
 
-fn newest(file: &dyn StorageFile, store_id: Uuid) -> io::Result<Option<(u64, Mark)>> {
-    let mut newest: Option<(u64, Mark)> = None;
-    for slot in 0..2 {
+/// Both slots, those that are whole.
+type Slots = [Option<(u64, Mark)>; 2];
+
+fn slots(file: &dyn StorageFile, store_id: Uuid) -> io::Result<Slots> {
+    let mut found = Slots::default();
+    for (slot, found) in (0..).zip(&mut found) {
         let mut bytes = [0; layout::BYTES];
-        if file.read_at(&mut bytes, slot * layout::SLOT_DISTANCE)? == bytes.len()
-            && let Some(found) = decode(&bytes, store_id)
-            && newest.is_none_or(|(sequence, _)| sequence < found.0)
-        {
-            newest = Some(found);
+        if file.read_at(&mut bytes, slot * layout::SLOT_DISTANCE)? == bytes.len() {
+            *found = decode(&bytes, store_id);
         }
     }
-    Ok(newest)
+    Ok(found)
+}
+
+fn newer(slots: Slots) -> Option<(u64, Mark)> {
+    slots.into_iter().flatten().max_by_key(|(sequence, _)| *sequence)
+}
+
+fn newest(file: &dyn StorageFile, store_id: Uuid) -> io::Result<Option<(u64, Mark)>> {
+    slots(file, store_id).map(newer)
 }

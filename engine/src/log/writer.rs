@@ -5,13 +5,13 @@
 //! that waits leads itself; tasks are served by the commit thread. No group is ever owned by something that can be dropped.
 
 mod decider;
+mod following;
 mod group;
 mod rewriting;
 mod room;
 mod service;
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -23,6 +23,7 @@ pub(crate) use decider::{Decider, Decision, Place};
 pub(crate) use rewriting::KeptFiles;
 use rewriting::Named;
 
+use super::follow::Following;
 use super::format::{Kind, TAIL_RESERVE, events_frame_bytes, frame_header};
 use super::frame::FrameContext;
 use super::lineage::Lineage;
@@ -87,7 +88,12 @@ pub(crate) struct Writer<D: Decider> {
     options: WriterOptions,
     /// `None` where nothing is ever written.
     watermark: Mutex<Option<Watermark>>,
+    /// `None` where nothing is ever written, and once it is closed.
     lock: Mutex<Option<Box<dyn Lock>>>,
+    /// Where the log is read beside the process that writes to it.
+    following: Option<Mutex<Following>>,
+    /// How often it was seen there that files were replaced.
+    replaced: AtomicU64,
     /// Held by whoever makes another generation of a segment, or removes one.
     rewriting: Mutex<()>,
     /// Held by whoever writes a manifest; taken before `core`.
@@ -213,7 +219,7 @@ type Guard<'a, D> = MutexGuard<'a, Core<D>>;
 
 impl<D: Decider> Writer<D> {
     /// The writer of `log`, whose events `decider` has seen.
-    pub(crate) fn new(log: Log, decider: D, options: WriterOptions) -> Result<Arc<Self>> {
+    pub(crate) fn new(log: Log, decider: D, options: WriterOptions, following: Option<Following>) -> Result<Arc<Self>> {
         let Log { storage, lock, store_id, lineage, segments, sealed, chain, epoch_floor, watermark, outcome, .. } = log;
         let Some(segment) = segments.last().cloned() else {
             return Err(Error::configuration("the log has no segments"));
@@ -221,7 +227,7 @@ impl<D: Decider> Writer<D> {
         let segments = Segments::new(Arc::clone(&storage), (store_id, &lineage), &sealed, Arc::clone(&segment));
         let new_epoch = epoch_floor.checked_add(1);
         let state = match (&outcome, new_epoch) {
-            (Outcome::Damaged(_), _) => State::ReadOnly,
+            (Outcome::Damaged(_) | Outcome::Followed, _) => State::ReadOnly,
             (_, None) => State::Exhausted(Error::EpochsExhausted { path: storage.path(), epoch: epoch_floor }),
             (_, Some(_)) => State::Open,
         };
@@ -256,16 +262,19 @@ impl<D: Decider> Writer<D> {
             lineage,
             options,
             watermark: Mutex::new(watermark),
-            lock: Mutex::new(Some(lock)),
             rewriting: Mutex::default(),
             // Opening has synced the directory.
             manifest: Mutex::new(Named { is_certain: true }),
             kept: Mutex::default(),
+            lock: Mutex::new(lock),
+            following: following.map(Mutex::new),
+            replaced: AtomicU64::new(0),
             visible: AtomicU64::new(end.position),
             durable: AtomicU64::new(end.position),
             members: AtomicUsize::new(0),
             thread: Mutex::new(None),
-            generation: sys::fork_generation(),
+            // Has forks noticed from here on, also where no lock is taken.
+            generation: sys::without_forks(sys::fork_generation),
         });
         Ok(writer)
     }
@@ -397,29 +406,6 @@ impl<D: Decider> Writer<D> {
         let mut core = self.core.lock();
         if !core.leading && core.has_work() {
             self.wake_thread(&mut core);
-        }
-    }
-
-    /// Fails if another writer may be at work: what was locked is gone.
-    fn check_lock(&self) -> io::Result<()> {
-        if self.lock.lock().as_ref().is_none_or(|lock| lock.keeps_others_out()) {
-            return Ok(());
-        }
-        Err(io::Error::other("the file LOCK, which keeps other writers out, was removed or replaced while the store was open"))
-    }
-
-    /// Fails if the names of files may lead to another store.
-    fn check_place(&self) -> io::Result<()> {
-        if self.lock.lock().as_ref().is_none_or(|lock| lock.is_in_place()) {
-            return Ok(());
-        }
-        Err(io::Error::other("the directory was moved or replaced while the store was open"))
-    }
-
-    /// Raises the lower bound of what is on disk.
-    fn raise_watermark(&self, mark: &Mark, write: fn(&mut Watermark, &Mark) -> io::Result<()>) {
-        if let Some(watermark) = &mut *self.watermark.lock() {
-            watermark.raise(&*self.storage, mark, write);
         }
     }
 

@@ -13,6 +13,7 @@ use super::indexing::Indexing;
 use super::packing::Packing;
 use super::read::{Buffers, locate, read_locations, visible_tip};
 use super::sealed::{Sealed, SealedFilter};
+use super::{ends, take_in};
 use crate::codec::{Body, check_stream};
 use crate::error::{Error, EventIdProblem, Result};
 use crate::event::{Event, StreamKey};
@@ -21,6 +22,8 @@ use crate::log::format::{
     BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BODY_SEED, FRAME_ALIGN, RecordEntry, body, checksum, events_frame_room, frame_header, record_entry,
 };
 use crate::log::manifest::ManifestSegment;
+use crate::log::recovery::Frame;
+use crate::log::segment::Segment;
 use crate::log::writer::{Decider, Decision, Place, Writer};
 use crate::store::{AppendBatch, Durability, ReadAll, Receipt, StreamAppend};
 use crate::version::{AggregateVersion, ExpectedVersion, Position};
@@ -444,13 +447,23 @@ impl Decider for Deciding {
         self.indexing.push(part);
     }
 
+    fn take_in(&mut self, segment: &Segment, frame: &Frame<'_>) -> Result<()> {
+        take_in(self.index.active_mut(), segment, frame)
+    }
+
+    fn passed_over(&mut self, sealed: &[ManifestSegment], next: u64, position: u64) {
+        self.index.pass_over(next, position);
+        self.sealed = self.sealed.anew(ends(sealed, position));
+        self.indexing.forget();
+    }
+
     fn before_rolling(writer: &Writer<Self>) {
         writer.with(|deciding| Arc::clone(&deciding.indexing)).wait_for_room();
     }
 
     fn after_rolling(writer: &Writer<Self>) {
         let (indexing, packing) = writer.with(|deciding| (Arc::clone(&deciding.indexing), Arc::clone(&deciding.packing)));
-        indexing.work_if_sealer();
+        indexing.after_rolling();
         packing.work_if_sealer();
     }
 

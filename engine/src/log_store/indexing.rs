@@ -33,6 +33,8 @@ pub(crate) enum Indexer {
     Sealer,
     /// Nobody: what is sealed stays in memory.
     Nobody,
+    /// Another process: what is sealed stays in memory until that has had time to write its file.
+    Elsewhere,
 }
 
 /// The segments that wait for their index file.
@@ -78,6 +80,9 @@ impl Indexing {
         // It is said once.
         let _ = self.writer.set(Arc::downgrade(writer));
         self.merger.begin(writer);
+        if self.indexer == Indexer::Elsewhere {
+            return;
+        }
         writer.with(|deciding| deciding.sealed.tended_by(self));
         let mut state = self.state.lock();
         state.missing = missing.into();
@@ -151,20 +156,49 @@ impl Indexing {
         }
     }
 
-    /// Writes the files of all that is sealed or lacks its file, if that is left to the one who seals.
-    pub(crate) fn work_if_sealer(&self) {
-        if self.indexer != Indexer::Sealer {
-            return;
+    /// A segment was sealed: does what is left to the one who sealed it, or has read its seal.
+    pub(crate) fn after_rolling(&self) {
+        match self.indexer {
+            Indexer::Sealer => self.work(),
+            Indexer::Elsewhere => self.let_go_of_the_oldest(),
+            Indexer::Thread | Indexer::Nobody => {}
         }
+    }
+
+    fn work(&self) {
         loop {
             let Some(job) = self.state.lock().job() else { return };
             self.carry_out(job);
         }
     }
 
+    /// The writer waits where more segments wait for their index files, so the file of an older one is there, or will never be.
+    fn let_go_of_the_oldest(&self) {
+        let Some(writer) = self.writer.get().and_then(Weak::upgrade) else { return };
+        writer.with(|deciding| deciding.sealed.forget_runs());
+        loop {
+            let mut state = self.state.lock();
+            let part = if state.sealed.len() > WAITING_MAX { state.sealed.pop_front() } else { None };
+            drop(state);
+            let Some(part) = part else { return };
+            let_go(&writer, &part);
+            let sealed = writer.with(|deciding| deciding.sealed.numbered(part.sequence()).cloned());
+            if let Some(sealed) = sealed {
+                sealed.forget_index();
+            }
+        }
+    }
+
+    /// Forgets what waits: the index does not have it any more.
+    pub(crate) fn forget(&self) {
+        self.state.lock().sealed.clear();
+    }
+
     /// Writes the files of all that is sealed, and ends. What is being merged is given up.
     pub(crate) fn end(&self) {
-        self.work_if_sealer();
+        if self.indexer == Indexer::Sealer {
+            self.work();
+        }
         self.merger.end();
         let thread = {
             let mut state = self.state.lock();
@@ -200,7 +234,7 @@ impl Indexing {
         match self.indexer {
             Indexer::Thread => self.merger.wake(),
             Indexer::Sealer => self.merger.merge_now(&writer),
-            Indexer::Nobody => {}
+            Indexer::Nobody | Indexer::Elsewhere => {}
         }
         writer.with(|deciding| Arc::clone(&deciding.packing)).look();
     }

@@ -11,6 +11,7 @@ use super::packing::Compress;
 use super::{Inner, LogStore, registry};
 use crate::error::{Error, Result};
 use crate::log::compressed::{Compression, compress_closed};
+use crate::log::follow::Follow;
 use crate::log::open::rebuild_manifest as rebuild;
 use crate::log::storage::Storage;
 use crate::log::storage::os::{OsStorage, SealedReads};
@@ -27,6 +28,7 @@ pub struct OpenOptions {
     pub(super) segment_bytes: u64,
     pub(super) accept_loss_after: Option<Position>,
     pub(super) read_up_to_damage: bool,
+    pub(super) read_only: Option<Follow>,
     pub(super) hot_bytes: u64,
     pub(super) filter_bytes: u64,
     pub(super) sealed_reads: SealedReads,
@@ -42,6 +44,7 @@ impl Default for OpenOptions {
             segment_bytes: 64 << 20,
             accept_loss_after: None,
             read_up_to_damage: false,
+            read_only: None,
             hot_bytes: 256 << 20,
             filter_bytes: 64 << 20,
             sealed_reads: SealedReads::default(),
@@ -103,6 +106,32 @@ impl OpenOptions {
         self
     }
 
+    /// Opens a store for reading only, beside the process that writes to it, if one does. It takes no lock, and never creates, changes or
+    /// repairs anything. Each use of the handle first sees what the writer has made visible by then; positions only grow, and there is no
+    /// thread that waits for more. Each such handle is one of its own, also in the process that writes.
+    ///
+    /// Durability, the size of segments and compression are the writer's, and must not be chosen here.
+    ///
+    /// ```
+    /// use eventuali::{AppendBatch, Error, EventStore, ExpectedVersion, Follow, LogStore, NewEvent, OpenOptions};
+    ///
+    /// # let folder = tempfile::tempdir().expect("a temporary folder");
+    /// # let path = folder.path().join("orders");
+    /// let store = LogStore::open(&path)?; // most often in another process
+    /// let reader = OpenOptions::new().read_only(Follow::Visible).open(&path)?;
+    ///
+    /// let placed = AppendBatch::one("a", "Order", ExpectedVersion::Any, vec![NewEvent::json("Placed", &1)?]);
+    /// store.append(placed.clone()).wait()?;
+    /// assert_eq!(reader.head().wait()?.0, 1);
+    /// assert!(matches!(reader.append(placed).wait(), Err(Error::ReadOnly)));
+    /// # Ok::<(), Error>(())
+    /// ```
+    #[must_use]
+    pub fn read_only(mut self, follow: Follow) -> Self {
+        self.read_only = Some(follow);
+        self
+    }
+
     /// How much memory is used to know where aggregates stand whose last events are in sealed segments, in bytes: one takes 64 and its
     /// name. Others are looked up in index files. 256 MiB unless chosen.
     #[must_use]
@@ -137,14 +166,19 @@ impl OpenOptions {
         self
     }
 
-    /// Opens the store in a directory, or creates it; the parent directory must exist.
+    /// Opens the store in a directory, or creates it; the parent directory must exist. For reading only, it must be there.
     ///
     /// # Errors
     /// [`StoreLocked`](Error::StoreLocked) if another process writes to it, [`Corruption`](Error::Corruption) if acknowledged
     /// events are damaged, [`FormatVersion`](Error::FormatVersion) if a newer release wrote it,
-    /// [`Configuration`](Error::Configuration) if the path or an option cannot be used, [`Io`](Error::Io). Nothing is
-    /// created where there is an error.
+    /// [`Configuration`](Error::Configuration) if the path or an option cannot be used, or if there is no store to be read,
+    /// [`Io`](Error::Io). Nothing is created where there is an error.
     pub fn open(self, path: impl AsRef<Path>) -> Result<LogStore> {
+        if let Some(follow) = self.read_only {
+            self.check()?;
+            let storage: Arc<dyn Storage> = Arc::new(existing(path.as_ref())?.sealed_reads(self.sealed_reads));
+            return Inner::follow(&storage, follow, &self).map(LogStore::handle);
+        }
         let path = resolve(path.as_ref())?;
         self.check()?;
         if self.durability == Durability::Memory {
@@ -168,7 +202,11 @@ impl OpenOptions {
     /// Those of [`OpenOptions::open`].
     pub fn open_storage(self, storage: Arc<dyn Storage>) -> Result<LogStore> {
         self.check()?;
-        Inner::open(storage, &self).map(LogStore::handle)
+        match self.read_only {
+            Some(follow) => Inner::follow(&storage, follow, &self),
+            None => Inner::open(storage, &self),
+        }
+        .map(LogStore::handle)
     }
 
     /// In words, what is asked for here and is otherwise in a store that is open already.
@@ -197,10 +235,33 @@ impl OpenOptions {
         if self.durability == Durability::Interval(Duration::ZERO) {
             return Err(Error::configuration("an interval of 0 is no interval; use Durability::Sync, or at least 1 ms"));
         }
+        if self.read_only.is_some() {
+            self.check_read_only()?;
+        }
         if self.read_up_to_damage && self.accept_loss_after.is_some() {
             return Err(Error::configuration("accept_loss_after and read_up_to_damage exclude each other; choose one"));
         }
         Ok(())
+    }
+}
+
+impl OpenOptions {
+    /// What is the writer's business cannot be chosen by who only reads.
+    fn check_read_only(&self) -> Result<()> {
+        let usual = Self::default();
+        let chosen = [
+            ("durability", self.durability != usual.durability),
+            ("segment_bytes", self.segment_bytes != usual.segment_bytes),
+            ("compression", self.compression != usual.compression),
+            ("accept_loss_after", self.accept_loss_after.is_some()),
+            ("read_up_to_damage", self.read_up_to_damage),
+        ];
+        match chosen.iter().find(|(_, is_chosen)| *is_chosen) {
+            Some((option, _)) => {
+                Err(Error::configuration(format!("{option} is for the process that writes; leave it out where a store is opened read_only")))
+            }
+            None => Ok(()),
+        }
     }
 }
 

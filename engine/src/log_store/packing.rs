@@ -205,7 +205,7 @@ fn pack(writer: &Writer<Deciding>, sequence: u64, worker: Indexer, stop: &(dyn F
         }
         let compressed = match worker {
             Indexer::Thread => behind_others(&**writer.storage(), segment, stop)?,
-            Indexer::Sealer | Indexer::Nobody => compress(&**writer.storage(), segment, &stop)?,
+            Indexer::Sealer | Indexer::Nobody | Indexer::Elsewhere => compress(&**writer.storage(), segment, &stop)?,
         };
         let generation = match compressed {
             Compressed::Stopped => return Ok(*named),

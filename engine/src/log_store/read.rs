@@ -296,6 +296,19 @@ pub(crate) fn visible_tip(writer: &Writer<Deciding>, key: &StreamKey<'_>) -> Res
     }))
 }
 
+/// Does what reads files, and does it again where it failed and files were replaced meanwhile. Where another process writes to the log, it
+/// also makes sure that what was read is still its history.
+pub(crate) fn in_files<T>(writer: &Writer<Deciding>, mut read: impl FnMut() -> Result<T>) -> Result<T> {
+    loop {
+        let replaced = writer.replaced_files();
+        let done = read();
+        writer.refresh()?;
+        if done.is_ok() || !writer.have_files_been_replaced(replaced)? {
+            return done;
+        }
+    }
+}
+
 /// Where the bytes of the writer's log are.
 pub(crate) fn files(writer: &Writer<Deciding>) -> Files {
     Files { storage: Arc::clone(writer.storage()), segments: writer.segments() }
@@ -344,7 +357,7 @@ impl LogReader {
 
     pub(crate) fn stream(writer: &Arc<Writer<Deciding>>, query: ReadStream, damage: Option<&Corruption>) -> Result<Self> {
         let key = StreamKey { tenant: &query.tenant, aggregate_id: &query.aggregate_id };
-        let tip = visible_tip(writer, &key)?;
+        let tip = in_files(writer, || visible_tip(writer, &key))?;
         let version = tip.as_ref().map_or(0, |tip| tip.version);
         let from = query.after.map_or(1, |after| after.0.saturating_add(1)).max(1);
         let to = query.before.map_or(version, |before| before.0.saturating_sub(1).min(version));
@@ -385,7 +398,8 @@ impl LogReader {
             return Err(damage.into());
         }
         while !self.range.is_empty() && !matches!(self.what, What::Nothing) {
-            let events = self.batch()?;
+            let writer = Arc::clone(&self.writer);
+            let events = in_files(&writer, || self.batch())?;
             if !events.is_empty() {
                 return Ok(events);
             }

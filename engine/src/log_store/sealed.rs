@@ -35,6 +35,9 @@ use crate::log::storage::Storage;
 /// How many index files are kept open.
 const OPEN_MAX: usize = 128;
 
+/// How many indexes a reader keeps that it had to make itself.
+const MADE_MAX: usize = 4;
+
 /// Where the bytes are.
 #[derive(Clone)]
 pub(crate) struct Files {
@@ -51,6 +54,9 @@ pub(crate) struct Sealed {
 }
 
 struct Shared {
+    /// Those whose indexes were made from them because their files cannot be used, the first one first, and how many may be.
+    made: Mutex<VecDeque<Arc<SealedSegment>>>,
+    made_max: usize,
     /// Those whose index files were opened, the first one first.
     open: Mutex<VecDeque<Arc<SealedSegment>>>,
     /// `None` until somebody asked for them.
@@ -178,6 +184,7 @@ impl SealedSegment {
         let made = SegmentIndex::Memory(Arc::new(self.part(files)?));
         *self.index.lock() = Some(made.clone());
         shared.found_damaged(self.named.sequence, problem);
+        shared.made(self);
         Ok(made)
     }
 
@@ -193,6 +200,11 @@ impl SealedSegment {
             return Err(damage.into());
         }
         Ok(part)
+    }
+
+    /// Looks for its file again, or makes its index again, when it is asked next.
+    pub(crate) fn forget_index(&self) {
+        *self.index.lock() = None;
     }
 
     /// Its index in memory, made from the segment if it is not there.
@@ -226,6 +238,20 @@ impl Shared {
         }
     }
 
+    /// Remembers that an index was made from its segment, and forgets the one that was made first if there are too many.
+    fn made(&self, segment: &Arc<SealedSegment>) {
+        if self.made_max == usize::MAX {
+            return;
+        }
+        let mut made = self.made.lock();
+        made.push_back(Arc::clone(segment));
+        let first = if made.len() > self.made_max { made.pop_front() } else { None };
+        drop(made);
+        if let Some(first) = first {
+            first.forget_index();
+        }
+    }
+
     /// Remembers that an index file is open, and closes the one that was opened first if there are too many.
     fn opened(&self, segment: &Arc<SealedSegment>) {
         let mut open = self.open.lock();
@@ -248,6 +274,9 @@ impl Sealed {
         let segments: Vec<_> = segments.into_iter().map(|(named, end)| SealedSegment::new(named, end, None)).collect();
         let largest_id = if segments.is_empty() { LargestId::UpTo(0, None) } else { LargestId::Unknown };
         let shared = Shared {
+            made: Mutex::default(),
+            // A writer makes files that are missing, so that an index in memory is used for a while only.
+            made_max: usize::MAX,
             open: Mutex::default(),
             runs: Mutex::default(),
             filter_bytes,
@@ -256,6 +285,24 @@ impl Sealed {
             indexing: OnceLock::new(),
         };
         Self { segments: Arc::new(segments), shared: Arc::new(shared) }
+    }
+
+    /// The same, of a reader that leaves index files to the writer: it makes no more than a few indexes where they are missing.
+    pub(crate) fn of_a_reader(mut self) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.made_max = MADE_MAX;
+        }
+        self
+    }
+
+    /// Other segments in place of these, for a reader.
+    pub(crate) fn anew(&self, segments: impl IntoIterator<Item = (ManifestSegment, u64)>) -> Self {
+        Self::new(segments, self.shared.filter_bytes).of_a_reader()
+    }
+
+    /// Lists the runs again when they are asked next: the writer may have merged others.
+    pub(crate) fn forget_runs(&self) {
+        *self.shared.runs.lock() = None;
     }
 
     /// These and one more, whose index is in memory.

@@ -73,7 +73,8 @@ pub fn backup_storage(store: &LogStore, target: &dyn Storage, mut progress: impl
     let _kept_open = store.clone();
     let _kept_files = store.keep_files()?;
     let start = Instant::now();
-    let last = store.sync().wait()?.0;
+    // Where another process writes, what it has synced is copied.
+    let last = if store.is_read_only() { store.durable_position().wait()?.0 } else { store.sync().wait()?.0 };
     // Whatever holds an event up to there is named by now.
     let manifest = read_manifest(&*source)?;
     let mut copying = Copying {
@@ -148,8 +149,8 @@ struct Copying<'a> {
 impl Copying<'_> {
     /// Copies one segment and verifies the copy.
     fn segment(&mut self, entry: &ManifestSegment, whole: bool) -> Result<ControlFlow<()>> {
-        let name = file_name(entry.sequence, entry.generation);
-        let segment = attach(self.source, entry)?;
+        let (segment, entry) = attach_now(self.source, entry)?;
+        let (name, entry) = (segment.name.clone(), &entry);
         let chain = self.chain.unwrap_or_else(|| first_chain(&segment.header));
         let header = &segment.header;
         if (header.base_lsn, header.base_position) != (chain.lsn, chain.position) || (self.chain.is_some() && header.anchor != self.anchor) {
@@ -301,6 +302,19 @@ impl Copying<'_> {
             _ => Error::io(operation, self.target.path().join(name), error),
         }
     }
+}
+
+/// The segment that the manifest names; where another process has replaced its file since that was read, the one that it names now.
+fn attach_now(storage: &dyn Storage, entry: &ManifestSegment) -> Result<(Segment, ManifestSegment)> {
+    match Segment::attach(storage, &file_name(entry.sequence, entry.generation), Access::Read) {
+        Ok(segment) => return Ok((segment, *entry)),
+        Err(AttachProblem::Missing) => {}
+        Err(problem) => return Err(unattachable(storage, entry, problem)),
+    }
+    let manifest = read_manifest(storage)?;
+    let is_newer = |named: &&ManifestSegment| named.sequence == entry.sequence && named.generation > entry.generation;
+    let now = manifest.segments.iter().find(is_newer).unwrap_or(entry);
+    attach(storage, now).map(|segment| (segment, *now))
 }
 
 /// The segment that the manifest names.

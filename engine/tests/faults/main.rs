@@ -7,6 +7,7 @@ mod backing_up;
 mod bits;
 mod every_operation;
 mod files;
+mod following;
 mod forking;
 mod forks_apart;
 mod forks_in_directories;

@@ -23,6 +23,21 @@ const QUARANTINE_BYTES_MAX: u64 = 16 << 20;
 /// How much is copied at once.
 const COPY_BYTES: usize = 1 << 20;
 
+impl Settled {
+    /// All of it is on disk and can be read.
+    pub(super) fn mark(&self) -> Mark {
+        let (lsn, position) = (self.chain.lsn, self.chain.position - 1);
+        Mark {
+            epoch: self.epoch_floor,
+            segment: self.segments.last().map_or(0, |segment| segment.header.sequence),
+            durable_lsn: lsn,
+            visible_lsn: lsn,
+            durable_position: position,
+            visible_position: position,
+        }
+    }
+}
+
 impl Opening<'_> {
     /// Carries out the verdict.
     pub(super) fn settle(&self, mut found: Found, created: bool) -> Result<Settled> {
@@ -65,6 +80,7 @@ impl Opening<'_> {
                 settled.outcome = Outcome::LossAccepted;
             }
             (None, OnDamage::Refuse | OnDamage::ReadUpTo) => {
+                self.take_back_visible(&found, epoch_floor)?;
                 if let (Verdict::Torn, Some(last)) = (&found.verdict, found.segments.last()) {
                     self.quarantine_rest(last, found.chain.lsn, found.rest.bytes.min(QUARANTINE_BYTES_MAX))?;
                     cut(last, found.chain.lsn)?;
@@ -79,6 +95,19 @@ impl Opening<'_> {
         settled.sealed = sealed_of(&found, epoch_floor);
         settled.rewritten_bytes = rewrite_unproven(&found)?;
         Ok(settled)
+    }
+
+    /// Readers in other processes may have seen events that a power failure took. The watermark says so before their bytes are given to
+    /// others: whoever has read any of them finds that before or right after it reads those.
+    fn take_back_visible(&self, found: &Found, epoch: u32) -> Result<()> {
+        if found.mark.visible_lsn <= found.chain.lsn {
+            return Ok(());
+        }
+        let segment = found.segments.last().map_or(0, |segment| segment.header.sequence);
+        let (visible_lsn, visible_position) = (found.chain.lsn, found.chain.position - 1);
+        let mark = Mark { epoch, segment, visible_lsn, visible_position, ..found.mark };
+        let mut watermark = Watermark::open(self.storage, found.manifest.store_id).map_err(|error| self.io("open", WATERMARK, &error))?;
+        watermark.write_durably(&mark).map_err(|error| self.io("write", WATERMARK, &error))
     }
 
     /// Moves everything behind the last good frame to quarantine, and forgets it in an order that can be repeated after a crash at any point.

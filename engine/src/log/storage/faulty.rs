@@ -40,6 +40,9 @@ pub struct FaultyStorage {
     directory: String,
 }
 
+/// The number of processes that only read.
+const BESIDE: u64 = u64::MAX;
+
 struct Machine {
     disk: Disk,
     /// The process that lives; operations of all others fail.
@@ -149,6 +152,13 @@ impl FaultyStorage {
         self.machine.lock().faults.clear();
     }
 
+    /// The disk as another process sees it that only reads: it lives on when this one ends, even when the power fails, and its operations
+    /// neither count nor fail.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        Self { process: BESIDE, ..self.clone() }
+    }
+
     /// From the operation with this number on (0 is the first of all) nothing happens any more and everything fails. To be
     /// followed by [`power_cut`](FaultyStorage::power_cut) or [`process_kill`](FaultyStorage::process_kill).
     pub fn stop_at(&self, operation: u64) {
@@ -188,6 +198,11 @@ impl FaultyStorage {
     /// Begins an operation: counts it, carries out what is owed, and says whether it is to fail.
     fn begin(&self, kind: OperationKind, name: &str) -> io::Result<(MutexGuard<'_, Machine>, Option<io::Error>)> {
         let mut machine = self.machine.lock();
+        if self.process == BESIDE {
+            let reads = matches!(kind, OperationKind::Open | OperationKind::Read | OperationKind::List | OperationKind::Length);
+            assert!(reads, "a process that only reads tried to {kind:?} {name:?}");
+            return Ok((machine, None));
+        }
         if machine.process != self.process || machine.power_off_at.is_some_and(|at| machine.operations >= at) {
             return Err(io::Error::other("the process has ended, or the power is off"));
         }

@@ -6,6 +6,8 @@ use super::Writer;
 use crate::error::{Error, Result};
 use crate::log::format::RecordEntry;
 use crate::log::manifest::ManifestSegment;
+use crate::log::recovery::Frame;
+use crate::log::segment::Segment;
 
 /// What the log does not know: which requests are accepted. Its state is guarded by the writer's lock.
 pub(crate) trait Decider: Send + 'static {
@@ -37,6 +39,12 @@ pub(crate) trait Decider: Send + 'static {
 
     /// The segment was sealed, and the next one begins with this sequence number and position.
     fn rolled(&mut self, sealed: ManifestSegment, next: u64, position: u64);
+
+    /// Takes in a frame that another process has appended.
+    fn take_in(&mut self, segment: &Segment, frame: &Frame<'_>) -> Result<()>;
+
+    /// The log has these sealed segments, of which some were not read, and the next one begins with this sequence number and position.
+    fn passed_over(&mut self, sealed: &[ManifestSegment], next: u64, position: u64);
 
     /// A segment is about to be sealed: may take its time, without the lock.
     fn before_rolling(writer: &Writer<Self>)

@@ -79,13 +79,17 @@ impl<D: Decider> Writer<D> {
         let synced_anyway = self.options.mode == Mode::Sync && !group.bytes.is_empty();
         let sync = synced_anyway || group.wants_sync || group.begins_epoch || core.overdue(self.options.mode);
         let segment = Arc::clone(&core.segment);
-        let mark = core.mark(end, end);
+        let mark = core.mark(if sync { end } else { core.durable }, end);
         let written = MutexGuard::unlocked(core, || {
             self.check_lock()?;
             if !group.bytes.is_empty() {
                 segment.file.write_at(&group.bytes, segment.offset(group.start_lsn))?;
             }
             if !sync {
+                if !group.bytes.is_empty() {
+                    // For readers in other processes; what it says of the disk stays.
+                    self.raise_watermark(&mark, Watermark::write);
+                }
                 return Ok(Duration::ZERO);
             }
             let start = Instant::now();

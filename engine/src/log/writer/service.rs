@@ -14,12 +14,35 @@ use crate::log::format::{Kind, encode_seal};
 use crate::log::frame::FrameContext;
 use crate::log::manifest::{Manifest, swap};
 use crate::log::open::named;
-use crate::log::watermark::Watermark;
+use crate::log::watermark::{Mark, Watermark};
 
 /// A segment that has grown to this is sealed at a clean close: it need not be read when the log is opened.
 const SEALED_AT_CLOSE_BYTES: u64 = 4 << 20;
 
 impl<D: Decider> Writer<D> {
+    /// Fails if another writer may be at work: what was locked is gone.
+    pub(super) fn check_lock(&self) -> io::Result<()> {
+        if self.lock.lock().as_ref().is_none_or(|lock| lock.keeps_others_out()) {
+            return Ok(());
+        }
+        Err(io::Error::other("the file LOCK, which keeps other writers out, was removed or replaced while the store was open"))
+    }
+
+    /// Fails if the names of files may lead to another store.
+    pub(super) fn check_place(&self) -> io::Result<()> {
+        if self.lock.lock().as_ref().is_none_or(|lock| lock.is_in_place()) {
+            return Ok(());
+        }
+        Err(io::Error::other("the directory was moved or replaced while the store was open"))
+    }
+
+    /// Raises the lower bound of what is on disk.
+    pub(super) fn raise_watermark(&self, mark: &Mark, write: fn(&mut Watermark, &Mark) -> io::Result<()>) {
+        if let Some(watermark) = &mut *self.watermark.lock() {
+            watermark.raise(&*self.storage, mark, write);
+        }
+    }
+
     /// Has the commit thread look for work; starts it when it is needed for the first time.
     pub(super) fn wake_thread(self: &Arc<Self>, core: &mut Guard<'_, D>) {
         if !core.thread_runs {
@@ -145,8 +168,8 @@ impl<D: Decider> Writer<D> {
             self.publish(core);
         } else {
             let mark = core.mark(before, before);
-            let says_less = self.watermark.lock().as_ref().is_some_and(|watermark| watermark.says_less_than(&mark));
-            if says_less && self.check_lock().is_ok() {
+            let differs = self.watermark.lock().as_ref().is_some_and(|watermark| watermark.differs_from(&mark));
+            if differs && self.check_lock().is_ok() {
                 self.raise_watermark(&mark, Watermark::write_durably);
             }
         }
