@@ -128,6 +128,7 @@ impl PyEventStore {
             limit,
             backwards: flag("backwards", backwards)?,
         };
+        self.handle.catch_up(py);
         stream(py, self.handle.store().read(query), limit.unwrap_or(0), self.blocking)
     }
 
@@ -152,14 +153,17 @@ impl PyEventStore {
             backwards: flag("backwards", backwards)?,
             include_system: false,
         };
+        self.handle.catch_up(py);
         stream(py, self.handle.store().read_all(query), limit.unwrap_or(u64::MAX), self.blocking)
     }
 
     fn head(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.handle.catch_up(py);
         self.ask_position(py, self.handle.store().head(), Effort::SHORT)
     }
 
     fn durable_position(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.handle.catch_up(py);
         self.ask_position(py, self.handle.store().durable_position(), Effort::SHORT)
     }
 

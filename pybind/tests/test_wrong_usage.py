@@ -170,6 +170,7 @@ OTHERS: dict[str, tuple[str, Use]] = {
         "read_up_to_damage is True or False",
         lambda _, it: EventStore.create("memory://", read_up_to_damage=it),
     ),
+    "read_only": ("read_only is True or False", lambda _, it: EventStore.create("memory://", read_only=it)),
     "path of a config": ("the path of a store is a str", lambda _, it: EventStoreConfig.embedded(it)),
     "path": ("the path of a store is a str", lambda _, it: EmbeddedConfig(it)),
     "path of a file": ("the path of a store is a str", lambda _, it: EventStoreConfig.sqlite(it)),

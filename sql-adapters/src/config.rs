@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use eventuali::{Compress, Durability, Error, EventStore, LogStore, OpenOptions, OpenReport, Position, Result, SealedReads};
+use eventuali::{Compress, Durability, Error, EventStore, Follow, LogStore, OpenOptions, OpenReport, Position, Result, SealedReads};
 
 use crate::connection::{self, Address, Place};
 use crate::options::{Missing, SqlOptions, Synchronous};
@@ -152,6 +152,12 @@ impl Config {
         self.change(OpenOptions::read_up_to_damage)
     }
 
+    /// Opens the embedded engine for reading only, beside the process that writes, if one does.
+    #[must_use]
+    pub fn read_only(self, follow: Follow) -> Self {
+        self.change(|options| options.read_only(follow))
+    }
+
     /// The name of the events table of a SQL store, `events` if none is chosen; other tables are named after it. Lower-case
     /// letters, digits and underscores.
     ///
@@ -264,7 +270,7 @@ impl Config {
                 "memory:// has no options: it keeps nothing on disk that could be durable, damaged or split; use a directory such as ./orders for them",
             ),
             Place::SqliteMemory | Place::SqliteFile(_) | Place::Postgres(_) if of_embedded => refused(
-                "durability, segment_bytes, sealed_reads, compression, accept_loss_after and read_up_to_damage are options of a directory; SQLite has synchronous, and Postgres its own settings",
+                "durability, segment_bytes, sealed_reads, compression, accept_loss_after, read_up_to_damage and read_only are options of a directory; SQLite has synchronous, and Postgres its own settings",
             ),
             Place::SqliteMemory if self.sql.synchronous != sql.synchronous => {
                 refused("sqlite://:memory: keeps nothing on disk, so there is nothing to synchronise; use a file such as sqlite://events.db")

@@ -17,7 +17,7 @@ from typing_extensions import override
 from eventuali._maintenance import Damage, KeptRange, LostRange
 from eventuali._moving import MirrorStatus, Moved, Progress, Verified, lines_read_from, request_for
 from eventuali._opening import OpenRequest, core_of
-from eventuali.errors import ConfigurationError, DivergedError, EventualiError, ForkPositionError
+from eventuali.errors import ConfigurationError, DivergedError, EventualiError, ForkPositionError, StoreLockedError
 from eventuali.sync import (
     EventStore,
     export,
@@ -151,11 +151,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 _HELP = {
-    "SOURCE": "the store that has the events",
+    "SOURCE": "the store that has the events; a directory may be in use by another process",
     "TARGET": "the store that they go to; made if it is not there",
     "verify TARGET": "the store that is compared with it",
     "PATH": "the directory of a store; it is left as it is, and may be in use",
-    "backup PATH": "the directory of a store; it is opened for as long as that takes",
+    "backup PATH": "the directory of a store; it may be in use by another process",
     "backup TARGET": "the directory of the copy, which must not exist yet",
     "fork SOURCE": "the directory of a store; it is opened for as long as that takes",
     "fork TARGET": "the directory of the fork, which must not exist yet",
@@ -171,7 +171,13 @@ def _opened(options: argparse.Namespace, side: str, *, is_source: bool) -> Itera
     table: str | None = getattr(options, f"{side}_table")
     if table is not None:
         request = replace(request, options={"table_name": table})
-    with EventStore(core_of(request.open(blocking=True), "EventStore.create(...)")) as store:
+    try:
+        opened = request.open(blocking=True)
+    except StoreLockedError:
+        if not is_source:
+            raise
+        opened = request.beside_its_writer().open(blocking=True)
+    with EventStore(core_of(opened, "EventStore.create(...)")) as store:
         yield store
 
 

@@ -232,8 +232,8 @@ class OpenReport:
     """What opening a store found and did."""
 
     @property
-    def outcome(self) -> Literal["created", "clean", "recovered", "loss_accepted", "damaged"]:
-        """In what state the store was."""
+    def outcome(self) -> Literal["created", "clean", "recovered", "loss_accepted", "damaged", "read_only"]:
+        """In what state the store was; with `"read_only"` nothing was looked at that its writer has not made visible."""
     @property
     def head(self) -> int:
         """The position of the last event."""
@@ -378,6 +378,7 @@ def open(
     *,
     accept_loss_after: int | None,
     read_up_to_damage: bool,
+    read_only: bool,
     existing: bool,
     blocking: bool,
 ) -> Any: ...

@@ -23,6 +23,8 @@ from eventuali._moving import (
     require_report,
     verified,
 )
+from eventuali._opening import OpenRequest
+from eventuali.errors import StoreLockedError
 
 T = TypeVar("T")
 
@@ -146,8 +148,16 @@ class Opened:
         core = open_core(self._store)
         if core is None:
             request = request_for(self._store, is_source=self._is_source)
-            core = self._core = await _settled(request.open(blocking=self._blocking))
+            core = self._core = await self._opened(request)
         return core
+
+    async def _opened(self, request: OpenRequest) -> EventStoreCore:
+        try:
+            return await _settled(request.open(blocking=self._blocking))
+        except StoreLockedError:
+            if not self._is_source:
+                raise
+        return await _settled(request.beside_its_writer().open(blocking=self._blocking))
 
     async def close(self) -> None:
         if self._core is not None:

@@ -184,7 +184,7 @@ def open_core(store: AnyStore) -> EventStoreCore | None:
 
 def request_for(store: AnyStore, *, is_source: bool) -> OpenRequest:
     """How to open a store that is named; one to move from must be there."""
-    request = OpenRequest.of(store, None, read_up_to_damage=False)  # type: ignore[arg-type]  # refused there, by its name
+    request = OpenRequest.of(store)  # type: ignore[arg-type]  # refused there, by its name
     _eventuali.check_moved(request.place, request.kind, request.options)
     return replace(request, existing=is_source)
 

@@ -2,7 +2,7 @@
 
 import html
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -26,11 +26,19 @@ class OpenRequest:
     options: dict[str, object]
     accept_loss_after: int | None
     read_up_to_damage: bool
+    read_only: bool = False
     existing: bool = False
     """Whether none is made where there is none."""
 
     @classmethod
-    def of(cls, store: Place, accept_loss_after: int | None, read_up_to_damage: bool) -> "OpenRequest":  # noqa: FBT001
+    def of(
+        cls,
+        store: Place,
+        accept_loss_after: int | None = None,
+        *,
+        read_up_to_damage: bool = False,
+        read_only: bool = False,
+    ) -> "OpenRequest":
         """The request for a connection string, a path or a config."""
         kind: str | None
         if isinstance(store, EventStoreConfig):
@@ -47,7 +55,11 @@ class OpenRequest:
             )
         if kind and place.startswith("~"):
             place = str(Path(place).expanduser())
-        return cls(place, kind, options, accept_loss_after, read_up_to_damage)
+        return cls(place, kind, options, accept_loss_after, read_up_to_damage, read_only)
+
+    def beside_its_writer(self) -> "OpenRequest":
+        """The same, for reading only, where another process writes."""
+        return replace(self, read_only=True)
 
     @property
     def shown(self) -> str:
@@ -62,6 +74,7 @@ class OpenRequest:
             self.options,
             accept_loss_after=self.accept_loss_after,
             read_up_to_damage=self.read_up_to_damage,
+            read_only=self.read_only,
             existing=self.existing,
             blocking=blocking,
         )

@@ -18,6 +18,7 @@ _INTERVAL_MS_MAX = 2**64 - 1
 _DURABILITIES = ("sync", "interval", "os")
 _SEALED_READS = ("read", "mapped")
 _SEGMENTS_MAX = 2**64 - 1
+_SEES = ("visible", "durable")
 
 
 class EventStoreConfig(ABC):
@@ -25,7 +26,7 @@ class EventStoreConfig(ABC):
 
     Example:
         >>> EventStoreConfig.embedded("./orders").with_durability("interval", ms=20)
-        EmbeddedConfig(path='./orders', durability='interval', interval_ms=20, sealed_reads='read', compress_older_than=16)
+        EmbeddedConfig(path='./orders', durability='interval', interval_ms=20, sealed_reads='read', compress_older_than=16, read_only=None)
         >>> EventStoreConfig.sqlite("events.db").with_table_name("custom_events").with_lock_timeout(ms=500)
         SqliteConfig(path='events.db', table_name='custom_events', lock_timeout_ms=500)
         >>> EventStoreConfig.postgres("postgresql://app:s3cret@host:5432/events").with_max_connections(20)
@@ -110,6 +111,9 @@ class EmbeddedConfig(EventStoreConfig):
     compress_older_than: int | None = 16
     """Finished segment files are compressed, but for so many of the newest; `None`: none is."""
 
+    read_only: Literal["visible", "durable"] | None = None
+    """What is seen where the store is opened for reading only; `None` where it is opened for writing."""
+
     def __post_init__(self) -> None:
         require_path(self.path)
         if self.durability not in _DURABILITIES:
@@ -122,6 +126,12 @@ class EmbeddedConfig(EventStoreConfig):
         if newest is not None and (not is_number(newest) or not 0 <= newest <= _SEGMENTS_MAX):
             raise ConfigurationError(
                 f"older_than= is None or a whole number of segments from 0 on, up to {_SEGMENTS_MAX}, not {written(newest)}"
+            )
+        if self.read_only not in (None, *_SEES):
+            raise ConfigurationError(f"read_only is 'visible', 'durable' or None, not {self.read_only!r}")
+        if self.read_only and self.durability != "sync":
+            raise ConfigurationError(
+                "durability is for the process that writes; leave it out where a store is opened read_only"
             )
         interval: object = self.interval_ms
         if interval is None:
@@ -142,11 +152,12 @@ class EmbeddedConfig(EventStoreConfig):
     @override
     def _options(self) -> dict[str, object]:
         durability = (self.interval_ms or _DEFAULT_INTERVAL_MS) if self.durability == "interval" else self.durability
-        return {
+        options: dict[str, object] = {
             "durability": durability,
             "sealed_reads": self.sealed_reads,
             "compress_older_than": self.compress_older_than,
         }
+        return options | ({"read_only": self.read_only} if self.read_only else {})
 
     def with_durability(self, durability: Literal["sync", "interval", "os"], *, ms: int | None = None) -> Self:
         """What an acknowledged save has survived.
@@ -197,6 +208,27 @@ class EmbeddedConfig(EventStoreConfig):
             4
         """
         return replace(self, compress_older_than=older_than)
+
+    def with_read_only(self, sees: Literal["visible", "durable"] = "visible") -> Self:
+        """Opened for reading only, beside the process that writes to the store, if one does: without a lock, and nothing is changed.
+
+        - `"visible"` (the default): sees what the writer's own readers see. If its durability is `"interval"` or `"os"`, a power failure can
+          take back the last of it.
+        - `"durable"`: sees only what no power failure can take back.
+
+        Raises:
+            ConfigurationError: there is no such choice, or a durability was chosen, which is for the writer.
+
+        Example:
+            >>> from eventuali.sync import EventStore
+            >>> EventStore.create("./orders").close()
+            >>> with EventStore.create(EventStoreConfig.embedded("./orders").with_read_only("durable")) as store:
+            ...     store.head(), store.capabilities().writable
+            (0, False)
+        """
+        if sees not in _SEES:
+            raise ConfigurationError(f"sees is 'visible' or 'durable', not {sees!r}")
+        return replace(self, read_only=sees)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,7 @@ EventualiError
 ├── StorageFullError              there is no room for this append
 ├── StorageError                  (OSError) the operating system refused an operation
 ├── CorruptionError               what is on disk is damaged
+├── HistoryReplacedError          a store read beside its writer lost events that were read
 └── FormatVersionError            the files or tables were made by a release with another format
 ```
 """
@@ -67,6 +68,7 @@ __all__ = [
     "ForkPositionError",
     "ForkedProcessError",
     "FormatVersionError",
+    "HistoryReplacedError",
     "InvalidNameError",
     "LimitExceededError",
     "MissingHandlerError",
@@ -443,6 +445,23 @@ class CorruptionError(EventualiError):
 
     next_good_position: int | None
     """The first whole event after the damage."""
+
+
+class HistoryReplacedError(EventualiError):
+    """A store that is read beside its writer lost events that were read from it, and their positions are given to others.
+
+    A power failure or the repair of damage took them. What was durable when it was read is not concerned. Open the store again, and forget what
+    was read behind the last position that was durable.
+    """
+
+    path: str
+    """The directory of the store."""
+
+    position: int
+    """The last event that could be read; some up to there are lost."""
+
+    reason: str
+    """How that showed."""
 
 
 class FormatVersionError(EventualiError):

@@ -64,13 +64,14 @@ async def backup(store: AnyStore, target: Directory, *, progress: AwaitableRepor
     removes what one that was killed has left. A store in memory can be copied to a directory too.
 
     Args:
-        store: an open store, or the directory of one, which is then opened for as long as it takes.
+        store: an open store, or the directory of one, which is then opened for as long as it takes: for reading only, where another
+            process writes to it, and then what that has synced is copied.
         target: the directory of the copy, which must not exist yet.
         progress: told from time to time how far it is; `False` stops it, and leaves nothing.
 
     Raises:
         ConfigurationError: the store is a database, or there is none, or the target exists, or it lies within the store.
-        StoreLockedError: the store is named, and another process has it open; or the same target is being written.
+        StoreLockedError: the same target is being written.
         CorruptionError: the store is damaged.
         StorageFullError: there is no room for the copy.
     """

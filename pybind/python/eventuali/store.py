@@ -177,7 +177,14 @@ class EventStore:
         self._core = core_of(core, "await EventStore.create(...)")
 
     @classmethod
-    def create(cls, store: Place, *, accept_loss_after: int | None = None, read_up_to_damage: bool = False) -> Opening:
+    def create(
+        cls,
+        store: Place,
+        *,
+        accept_loss_after: int | None = None,
+        read_up_to_damage: bool = False,
+        read_only: bool = False,
+    ) -> Opening:
         """Opens a store, or creates it: to be awaited, or entered with `async with`, which closes it in the end.
 
         Args:
@@ -187,6 +194,9 @@ class EventStore:
             accept_loss_after: opens a damaged store and gives up what follows this position, which is the
                 `last_good_position` of the `CorruptionError` that refused it; the rest is moved to `quarantine/` first.
             read_up_to_damage: opens a damaged store for reading up to the damage; appends are refused.
+            read_only: opens a directory for reading only, beside the process that writes to it, if one does. No lock is taken, and nothing
+                is created, changed or repaired. Each call sees what the writer has made visible by then; saving raises
+                `UnsupportedError`. `EventStoreConfig.embedded(path).with_read_only("durable")` sees only what is on disk.
 
         Raises:
             ConfigurationError: the connection string or path cannot be used; nothing was created.
@@ -205,7 +215,9 @@ class EventStore:
             >>> asyncio.run(main())
             '<EventStore memory://, memory, closed>'
         """
-        return Opening(OpenRequest.of(store, accept_loss_after, read_up_to_damage))
+        return Opening(
+            OpenRequest.of(store, accept_loss_after, read_up_to_damage=read_up_to_damage, read_only=read_only)
+        )
 
     async def save(self, aggregate: Aggregate, *, metadata: EventMetadata | None = None) -> Receipt:
         """Stores the aggregate's pending events, all or none, if nobody else has written to it since it was loaded.

@@ -76,9 +76,17 @@ class EventStore:
         self._core = core_of(core, "EventStore.create(...)")
 
     @classmethod
-    def create(cls, store: Place, *, accept_loss_after: int | None = None, read_up_to_damage: bool = False) -> Self:
+    def create(
+        cls,
+        store: Place,
+        *,
+        accept_loss_after: int | None = None,
+        read_up_to_damage: bool = False,
+        read_only: bool = False,
+    ) -> Self:
         """Opens a store, or creates it; `with` closes it in the end."""
-        core = OpenRequest.of(store, accept_loss_after, read_up_to_damage).open(blocking=True)
+        request = OpenRequest.of(store, accept_loss_after, read_up_to_damage=read_up_to_damage, read_only=read_only)
+        core = request.open(blocking=True)
         return cls(core_of(core, "EventStore.create(...)"))
 
     def save(self, aggregate: Aggregate, *, metadata: EventMetadata | None = None) -> Receipt:

@@ -115,6 +115,12 @@ fn describe(py: Python<'_>, cause: &Error, facts: &Bound<'_, PyDict>) -> PyResul
             facts.set_item("limit", u32::MAX)?;
             "LimitExceededError"
         }
+        Error::HistoryReplaced { path, position, reason } => {
+            facts.set_item("path", text(path))?;
+            facts.set_item("position", position.0)?;
+            facts.set_item("reason", reason)?;
+            "HistoryReplacedError"
+        }
         Error::Configuration { .. } => "ConfigurationError",
         Error::ReadOnly | Error::Unsupported { .. } => "UnsupportedError",
         _ => return describe_of_databases(cause, facts),

@@ -106,6 +106,7 @@ impl PyOpenReport {
             OpenOutcome::Recovered { .. } => "recovered",
             OpenOutcome::LossAccepted { .. } => "loss_accepted",
             OpenOutcome::Damaged { .. } => "damaged",
+            OpenOutcome::ReadOnly => "read_only",
             _ => "clean",
         }
     }

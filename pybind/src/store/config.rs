@@ -3,7 +3,7 @@
 use std::path::{Component, PathBuf};
 use std::time::Duration;
 
-use eventuali::{Compress, Durability, Error, Result, SealedReads};
+use eventuali::{Compress, Durability, Error, Follow, Result, SealedReads};
 use eventuali_sql::{Config, Synchronous};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -56,6 +56,7 @@ fn with_option(config: Config, name: &str, value: &Bound<'_, PyAny>) -> PyResult
         "durability" => config.durability(durability(value)?),
         "sealed_reads" => config.sealed_reads(sealed_reads(value)?),
         "compress_older_than" => config.compression(compression(name, value)?),
+        "read_only" => config.read_only(follow(value)?),
         "table_name" => config.table_name(&word(name, value)?).map_err(refused)?,
         "max_connections" => config.max_connections(u32::try_from(at_least(name, 1, value)?).unwrap_or(u32::MAX)),
         "acquire_timeout" => config.acquire_timeout(milliseconds(name, value)?),
@@ -89,6 +90,14 @@ fn compression(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Compress> {
         return Ok(Compress::Never);
     }
     at_least(name, 0, value).map(|newest| Compress::OlderThan(usize::try_from(newest).unwrap_or(usize::MAX)))
+}
+
+fn follow(value: &Bound<'_, PyAny>) -> PyResult<Follow> {
+    match &*word("sees", value)? {
+        "visible" => Ok(Follow::Visible),
+        "durable" => Ok(Follow::Durable),
+        _ => Err(configuration(value.py(), &format!("sees is 'visible' or 'durable', not {}", value.repr()?))),
+    }
 }
 
 fn synchronous(value: &Bound<'_, PyAny>) -> PyResult<Synchronous> {

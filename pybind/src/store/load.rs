@@ -32,6 +32,7 @@ impl Load {
         if let Until::Version(AggregateVersion(version)) = until {
             query.before = version.checked_add(1).map(AggregateVersion);
         }
+        handle.catch_up(class.py());
         Ok(Self { reader: handle.store().read(query), ready: Vec::new().into_iter(), large: false, aggregate: Some(aggregate), missing_is_error })
     }
 

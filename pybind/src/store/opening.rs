@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
-use eventuali::{Completion, Durability, EventStore, OpenReport, Position};
+use eventuali::{Completion, Durability, EventStore, Follow, OpenOutcome, OpenReport, Position};
 use eventuali_sql::Store;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
@@ -24,18 +24,29 @@ pub(crate) struct Handle {
     durability: Durability,
     /// Whether an append waits: for the disk, or for a database.
     waits: bool,
+    /// Whether another process may write to it.
+    follows: bool,
     closed: AtomicBool,
 }
 
 impl Handle {
     fn new(store: Store, place: String) -> Self {
         let durability = store.as_dyn().capabilities().durability;
+        let follows = store.open_report().is_some_and(|report| report.outcome == OpenOutcome::ReadOnly);
         let waits = durability == Durability::Sync || !matches!(store, Store::Embedded(_));
-        Self { store, place, durability, waits, closed: AtomicBool::new(false) }
+        Self { store, place, durability, waits, follows, closed: AtomicBool::new(false) }
     }
 
     pub(super) fn store(&self) -> &dyn EventStore {
         self.store.as_dyn()
+    }
+
+    /// Sees what another process has made visible, without the GIL: that may be much, and what comes next finds it taken in.
+    pub(super) fn catch_up(&self, py: Python<'_>) {
+        if self.follows && !self.is_closed() {
+            // What comes next meets the same error, and tells it.
+            let _ = py.detach(|| self.store().head().wait());
+        }
     }
 
     /// The store as what it is.
@@ -104,7 +115,7 @@ pub(crate) fn close_all(py: Python<'_>) -> PyResult<()> {
 
 /// Opens the store that a connection string or a config names.
 #[pyfunction]
-#[pyo3(signature = (place, kind, options, *, accept_loss_after, read_up_to_damage, existing, blocking))]
+#[pyo3(signature = (place, kind, options, *, accept_loss_after, read_up_to_damage, read_only, existing, blocking))]
 #[expect(clippy::too_many_arguments, reason = "each is a keyword in Python, where there is one caller")]
 pub(crate) fn open(
     py: Python<'_>,
@@ -113,6 +124,7 @@ pub(crate) fn open(
     options: &Bound<'_, PyDict>,
     accept_loss_after: Option<&Bound<'_, PyAny>>,
     read_up_to_damage: &Bound<'_, PyAny>,
+    read_only: &Bound<'_, PyAny>,
     existing: bool,
     blocking: bool,
 ) -> PyResult<Py<PyAny>> {
@@ -122,6 +134,10 @@ pub(crate) fn open(
     }
     if flag("read_up_to_damage", read_up_to_damage)? {
         config = config.read_up_to_damage();
+    }
+    // A config may say more of what is seen.
+    if flag("read_only", read_only)? && !options.contains("read_only")? {
+        config = config.read_only(Follow::Visible);
     }
     if existing {
         config = config.existing();
