@@ -68,7 +68,7 @@ impl Unfinished {
 
     /// The directory to write to: a new one, or what an earlier attempt has left.
     fn begin(&self) -> Result<OsStorage> {
-        match OsStorage::create_directory(&self.unfinished) {
+        match OsStorage::create_unfinished_directory(&self.unfinished) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::io("create", &self.unfinished, &error)),
             _ => Ok(OsStorage::new(self.unfinished.clone())),
         }

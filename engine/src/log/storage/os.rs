@@ -63,6 +63,11 @@ impl OsStorage {
         Self::sync_parent(path)
     }
 
+    /// Makes a directory that gets another name when it is finished: only that one has to be durable.
+    pub(crate) fn create_unfinished_directory(path: &Path) -> io::Result<()> {
+        create_private_directory(path)
+    }
+
     /// Makes the name of a directory durable.
     pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
         sync_directory(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))
