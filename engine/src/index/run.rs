@@ -210,9 +210,12 @@ impl Run {
     pub(crate) fn give_filter_room(&self, bytes: u64) {
         self.filter_room.store(bytes, Ordering::Relaxed);
         let mut loaded = self.loaded_filter.lock();
-        let now = loaded.as_ref().map_or(0, |filter| filter.memory_bytes() as u64);
-        // What is in memory is read once more only where that makes a difference.
-        if now > bytes || now + now / 4 < bytes.min(self.filter_bytes()) {
+        let Some(filter) = &*loaded else { return };
+        let now = filter.memory_bytes() as u64;
+        if now > bytes {
+            *loaded = Some(Arc::new(filter.shortened(bytes)));
+        } else if now + now / 4 < bytes.min(self.filter_bytes()) {
+            // What is in memory is read once more only where that makes a difference.
             *loaded = None;
         }
     }
