@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::error::{Error, Result};
 use crate::event::{DataFormat, EventData, EventMetadata, NewEvent, StreamKey, Tag};
 use crate::log::format::{METADATA_BYTES_MAX, NAME_BYTES_MAX, PAYLOAD_BYTES_MAX, TAG_BYTES_MAX, TAGS_MAX, body};
+use crate::retention::SYSTEM;
 
 /// Checks a name against what every backend can hold.
 fn check_name(what: &'static str, value: &str, bytes_max: usize) -> Result<()> {
@@ -55,7 +56,6 @@ fn extras_config() -> impl bincode::config::Config {
 
 /// Appends the fixed part of a body, with the lengths of the names, and the names.
 fn encode_names(out: &mut Vec<u8>, stream: &StreamKey<'_>, aggregate_type: &str, event_type: &str) -> Result<()> {
-    check_user_name("event type (bytes)", event_type)?;
     let names = [stream.tenant, stream.aggregate_id, aggregate_type, event_type];
     let lengths = [body::TENANT_BYTES, body::AGGREGATE_ID_BYTES, body::AGGREGATE_TYPE_BYTES, body::EVENT_TYPE_BYTES];
     let mut fixed = [0; body::NAMES];
@@ -151,10 +151,24 @@ impl<'a> Body<'a> {
             return Err(Error::LimitExceeded { what: "payload (bytes)", actual: payload.len() as u64, max: PAYLOAD_BYTES_MAX as u64 });
         }
         let start = out.len();
-        match like {
-            Some(like) => out.extend_from_within(like..like + Body(&out[like..]).names_end()),
-            None => encode_names(out, stream, aggregate_type, &event.event_type)?,
+        if let Some(like) = like {
+            out.extend_from_within(like..like + Body(&out[like..]).names_end());
+        } else {
+            check_user_name("event type (bytes)", &event.event_type)?;
+            encode_names(out, stream, aggregate_type, &event.event_type)?;
         }
+        Self::encode_rest(out, start, event)
+    }
+
+    /// Appends the body of one of the store's own events to `out`, or leaves `out` as it was.
+    pub(crate) fn encode_system(out: &mut Vec<u8>, event: &NewEvent) -> Result<()> {
+        let start = out.len();
+        encode_names(out, &StreamKey { tenant: "", aggregate_id: SYSTEM }, SYSTEM, &event.event_type)?;
+        Self::encode_rest(out, start, event)
+    }
+
+    /// What follows the names of a body that begins at `start`.
+    fn encode_rest(out: &mut Vec<u8>, start: usize, event: &NewEvent) -> Result<()> {
         let fixed = &mut out[start..start + body::NAMES];
         fixed[body::FORMAT] = match event.data {
             EventData::Json(_) => body::FORMAT_JSON,
@@ -172,7 +186,7 @@ impl<'a> Body<'a> {
                 return Err(error);
             }
         }
-        out.extend_from_slice(payload);
+        out.extend_from_slice(event.data.as_bytes());
         Ok(())
     }
 

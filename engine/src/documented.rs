@@ -6,6 +6,7 @@ use crate::index::{file, filter, run, sealed};
 use crate::log::compressed::{BLOCK_BYTES_RANGE, BLOCK_EXTRA_BYTES_MAX, DICTIONARY_BYTES_MAX, block_entry, footer, table_page};
 use crate::log::format::{self, body, frame_header, record_entry, seal_body, segment_header};
 use crate::log::{lineage, manifest, watermark};
+use crate::retention::{DELETED, RETENTION, SYSTEM};
 
 const DOCUMENT: &str = include_str!("../../docs/file-format.md");
 
@@ -106,6 +107,7 @@ fn every_section_and_number_of_an_index_is_documented_as_it_is() {
         format!("sets {} bits", filter::PROBES),
         format!("0x{:X}", filter::MULTIPLIER),
         format!("{} if that has none", sealed::kind::OVERFLOW),
+        format!("{} if its record was taken out", sealed::kind::REMOVED),
     ];
     for statement in stated {
         assert!(DOCUMENT.contains(&statement), "{statement}");
@@ -181,6 +183,10 @@ fn every_number_is_documented_as_it_is() {
         format!("`{}`", String::from_utf8_lossy(&manifest::layout::MAGIC_BYTES)),
         format!("{} for each ancestor, of which there are at most {}", lineage::layout::ENTRY_BYTES, lineage::ANCESTORS_MAX),
         format!("at bytes 0 and {}", watermark::layout::SLOT_DISTANCE),
+        format!("bit {}: the record was taken out", record_entry::REMOVED.trailing_zeros()),
+        format!("| `{DELETED}` |"),
+        format!("| `{RETENTION}` |"),
+        format!("whose aggregate id is `{SYSTEM}`"),
     ];
     for statement in stated {
         assert!(DOCUMENT.contains(&statement), "{statement}");

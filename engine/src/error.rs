@@ -17,16 +17,22 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The stream is not at the version the writer expected. Nothing was stored: load it again, decide again, append again.
-    #[error("aggregate {aggregate_id:?} is at version {actual}, but {expected} was expected; nothing was stored: load it again and retry")]
+    #[error(
+        "aggregate {aggregate_id:?} {} version {actual}, but {expected} was expected; nothing was stored: {}",
+        if *deleted { "was deleted at" } else { "is at" },
+        if *deleted { "append with ExpectedVersion::NoStream or Any to go on with its id and versions, or use another id" } else { "load it again and retry" }
+    )]
     Conflict {
         /// The aggregate whose version differs.
         aggregate_id: String,
         /// What the writer expected.
         expected: ExpectedVersion,
-        /// The version that the stream has; 0 if it has no events.
+        /// The version that the stream has; 0 if it never had events.
         actual: AggregateVersion,
+        /// Whether the aggregate was deleted, at that version, and nothing was appended to it since.
+        deleted: bool,
     },
-    /// The aggregate was asked for but has no events.
+    /// The aggregate was asked for but has no events: it never had any, or was deleted.
     #[error("aggregate {aggregate_id:?} has no events in this store; create it first, or check the id")]
     AggregateNotFound {
         /// The aggregate that was asked for.

@@ -161,6 +161,7 @@ mod log;
 mod log_store;
 pub mod maintenance;
 mod progress;
+mod retention;
 mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -175,6 +176,7 @@ pub use log::storage;
 pub use log::storage::os::SealedReads;
 pub use log_store::{Compress, LogStore, OpenOptions, OpenOutcome, OpenReport, compress, compress_storage, rebuild_manifest};
 pub use progress::Progress;
+pub use retention::Retention;
 pub use store::{
     AppendBatch, BatchSource, Capabilities, Completion, Durability, EventReader, EventStore, Operation, ReadAll, ReadStream, Receipt, StoreIdentity,
     StreamAppend, StreamInfo,

@@ -2,16 +2,20 @@
 
 mod append;
 mod indexing;
+mod keeping;
 mod merging;
 mod operation;
 mod options;
 mod packing;
 mod read;
 mod registry;
+mod scavenging;
 mod sealed;
 
 use std::collections::HashSet;
 use std::fmt;
+use std::io;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,14 +23,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use append::{Answer, Deciding};
+use append::{Answer, Control, Deciding};
 use indexing::{Indexer, Indexing};
+use keeping::{InFlight, Keeping};
 use operation::{CloseOperation, Fresh, TaskOperation, TaskState};
 pub(crate) use options::existing;
 pub use options::{OpenOptions, compress, compress_storage, rebuild_manifest};
 pub use packing::Compress;
 use packing::{Packing, compress_open};
 use read::{LogReader, in_files, visible_tip};
+pub use scavenging::ScavengeReport;
+use scavenging::scavenge_open;
 use sealed::Sealed;
 
 use crate::codec::Body;
@@ -44,10 +51,12 @@ use crate::log::segment::{Segment, index_name, parse_name};
 use crate::log::storage::{MemoryStorage, Storage};
 use crate::log::sys;
 use crate::log::writer::{KeptFiles, Mode, Writer, WriterOptions};
+use crate::progress::Progress;
+use crate::retention::Retention;
 use crate::store::{
     AppendBatch, Capabilities, Completion, Durability, EventReader, EventStore, ReadAll, ReadStream, Receipt, StoreIdentity, StreamInfo,
 };
-use crate::version::{AggregateVersion, Position};
+use crate::version::{AggregateVersion, ExpectedVersion, Position};
 
 /// What opening found and did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,6 +141,7 @@ struct Inner {
     report: OpenReport,
     damage: Option<Corruption>,
     persistent: bool,
+    keeping: Arc<Keeping>,
     /// How many handles are open; none can be added once it is 0.
     handles: Mutex<usize>,
     generation: u32,
@@ -146,7 +156,9 @@ impl Inner {
         let index = Index::new(active, !sealed.is_empty(), options.hot_bytes);
         let indexing = Indexing::new(Indexer::Elsewhere, options.fan_out);
         let packing = Packing::new(Indexer::Elsewhere, options.compression);
-        let deciding = Deciding { index, sealed, indexing: Arc::clone(&indexing), packing };
+        let keeping: Arc<Keeping> = Arc::default();
+        let (indexer, kept) = (Arc::clone(&indexing), Arc::clone(&keeping));
+        let deciding = Deciding { index, sealed, indexing: indexer, packing, keeping: kept, in_flight: InFlight::default() };
         let writer = Writer::new(log, deciding, WriterOptions { mode: Mode::Sync, segment_bytes: options.segment_bytes }, Some(following))?;
         indexing.begin(&writer, Vec::new());
         writer.refresh_first()?;
@@ -157,6 +169,7 @@ impl Inner {
             report,
             damage: None,
             persistent: true,
+            keeping,
             handles: Mutex::new(1),
             generation: sys::fork_generation(),
         }))
@@ -211,7 +224,15 @@ impl Inner {
         let worker = if persistent { options.indexer } else { Indexer::Nobody };
         let indexing = Indexing::new(worker, options.fan_out);
         let packing = Packing::new(worker, options.compression);
-        let deciding = Deciding { index, sealed, indexing: Arc::clone(&indexing), packing: Arc::clone(&packing) };
+        let keeping: Arc<Keeping> = Arc::default();
+        let deciding = Deciding {
+            index,
+            sealed,
+            indexing: Arc::clone(&indexing),
+            packing: Arc::clone(&packing),
+            keeping: Arc::clone(&keeping),
+            in_flight: InFlight::default(),
+        };
         let writer = Writer::new(log, deciding, WriterOptions { mode, segment_bytes: options.segment_bytes }, None)?;
         indexing.begin(&writer, missing);
         packing.begin(&writer, has_superseded);
@@ -221,6 +242,7 @@ impl Inner {
             report,
             damage,
             persistent,
+            keeping,
             handles: Mutex::new(1),
             generation: sys::fork_generation(),
         }))
@@ -265,12 +287,16 @@ fn has_superseded(names: &HashSet<String>, sealed: &[ManifestSegment]) -> bool {
     names.iter().filter_map(|name| parse_name(name)).any(is_superseded)
 }
 
-/// Takes the ids of a verified frame's events.
-fn take_in_ids(ids: &mut Vec<Uuid>, frame: &Frame<'_>) -> Result<()> {
+/// Takes the ids of a verified frame's events; none of those that were taken out.
+fn take_in_ids(ids: &mut Vec<Option<Uuid>>, frame: &Frame<'_>) -> Result<()> {
     if frame.header.kind == Kind::Events as u8 {
-        for (_, _, bytes) in frame.records() {
+        for (_, entry, bytes) in frame.records() {
+            if entry.is_removed() {
+                ids.push(None);
+                continue;
+            }
             let (body, _) = Body::parse(bytes).map_err(Error::configuration)?;
-            ids.push(body.id());
+            ids.push(Some(body.id()));
         }
     }
     Ok(())
@@ -289,6 +315,10 @@ fn take_in(index: &mut Part, segment: &Segment, frame: &Frame<'_>) -> Result<()>
     };
     index.has_room_for(frame.header.count as usize)?;
     for (at, entry, bytes) in frame.records() {
+        if entry.is_removed() {
+            index.push_removed(frame.header.lsn + at as u64);
+            continue;
+        }
         let (body, names) = Body::parse(bytes).map_err(fail)?;
         let key = StreamKey { tenant: names.tenant, aggregate_id: names.aggregate_id };
         let stream = if let Some(stream) = index.stream(&key) {
@@ -339,6 +369,26 @@ impl LogStore {
         self.usable().map(|writer| (Arc::clone(writer.storage()), self.handle.inner.persistent))
     }
 
+    /// Gives back the space of events that were deleted or have passed their limits: see [`scavenge`](crate::maintenance::scavenge).
+    ///
+    /// # Errors
+    /// Those of [`scavenge`](crate::maintenance::scavenge).
+    pub fn scavenge(&self, mut progress: impl FnMut(&Progress) -> ControlFlow<()>) -> Result<ScavengeReport> {
+        if self.is_read_only() {
+            return Err(Error::ReadOnly);
+        }
+        let writer = self.usable()?;
+        // Closing waits for nobody who has a handle.
+        let _kept_open = self.clone();
+        let scavenged = scavenge_open(writer, || self.sync().wait(), &mut progress);
+        scavenged.map_err(|error| match error {
+            Error::Io { kind: io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded, path, .. } => {
+                Error::StorageFull { path, needed_bytes: None }
+            }
+            error => error,
+        })
+    }
+
     /// Compresses now what is sealed, where that pays, whatever [`OpenOptions::compression`] says; but not the segment that was written to
     /// last. Each is decoded and compared with its original before it takes its place. Others append and read meanwhile.
     ///
@@ -369,7 +419,7 @@ impl LogStore {
         if writer.is_of_parent() {
             return 0;
         }
-        let (index, sealed) = writer.with(|deciding| (deciding.index.memory_bytes(), deciding.sealed.clone()));
+        let (index, sealed) = writer.with(|deciding| (deciding.index.memory_bytes() + deciding.keeping.memory_bytes(), deciding.sealed.clone()));
         index + sealed.memory_bytes()
     }
 
@@ -383,6 +433,14 @@ impl LogStore {
         }
         self.handle.inner.writer.refresh()?;
         Ok(&self.handle.inner.writer)
+    }
+
+    /// Appends one of the store's own events about a stream.
+    fn control(&self, key: StreamKey<'_>, control: Control) -> Completion<Receipt> {
+        self.task(Fresh::Control(key.tenant.to_owned(), key.aggregate_id.to_owned(), Box::new(control)), |answer| match answer {
+            Answer::Receipts(receipts) => receipts.into_iter().next(),
+            Answer::Position(_) => None,
+        })
     }
 
     fn task<T: Send + 'static>(&self, fresh: Fresh, extract: fn(Answer) -> Option<T>) -> Completion<T> {
@@ -425,7 +483,7 @@ impl EventStore for LogStore {
 
     fn read(&self, query: ReadStream) -> EventReader {
         match self.usable() {
-            Ok(writer) => match LogReader::stream(writer, query, self.handle.inner.damage.as_ref()) {
+            Ok(writer) => match LogReader::stream(writer, &self.handle.inner.keeping, query, self.handle.inner.damage.as_ref()) {
                 Ok(reader) => EventReader::new(reader),
                 Err(error) => EventReader::failed(error),
             },
@@ -435,19 +493,43 @@ impl EventStore for LogStore {
 
     fn read_all(&self, query: ReadAll) -> EventReader {
         match self.usable() {
-            Ok(writer) => EventReader::new(LogReader::all(writer, query, self.handle.inner.damage.as_ref())),
+            Ok(writer) => match LogReader::all(writer, &self.handle.inner.keeping, query, self.handle.inner.damage.as_ref()) {
+                Ok(reader) => EventReader::new(reader),
+                Err(error) => EventReader::failed(error),
+            },
             Err(error) => EventReader::failed(error),
         }
     }
 
     fn stream(&self, key: StreamKey<'_>) -> Completion<Option<StreamInfo>> {
         Completion::ready(self.usable().and_then(|writer| {
+            let keeping = &self.handle.inner.keeping;
+            let is_kept = keeping.load(writer)?;
             let tip = in_files(writer, || visible_tip(writer, &key))?;
-            Ok(tip.map(|tip| StreamInfo {
+            let deleted = |version: u64| keeping.get(&key).is_some_and(|kept| kept.deleted_at(version).is_some());
+            Ok(tip.filter(|tip| !is_kept || !deleted(tip.version)).map(|tip| StreamInfo {
                 aggregate_type: tip.aggregate_type,
                 version: AggregateVersion(tip.version),
                 last_position: Position(tip.last_position),
             }))
+        }))
+    }
+
+    fn delete(&self, key: StreamKey<'_>, expected: ExpectedVersion) -> Completion<Receipt> {
+        self.control(key, Control::delete(expected))
+    }
+
+    fn set_retention(&self, key: StreamKey<'_>, retention: Retention) -> Completion<Receipt> {
+        match retention.checked() {
+            Ok(retention) => self.control(key, Control::limit(retention)),
+            Err(error) => Completion::ready(Err(error)),
+        }
+    }
+
+    fn retention(&self, key: StreamKey<'_>) -> Completion<Retention> {
+        Completion::ready(self.usable().and_then(|writer| {
+            let keeping = &self.handle.inner.keeping;
+            Ok(if keeping.load(writer)? { keeping.get(&key).map(|kept| kept.retention()).unwrap_or_default() } else { Retention::new() })
         }))
     }
 
@@ -494,6 +576,6 @@ impl EventStore for LogStore {
             // The least that a writer can promise.
             Some(Follow::Visible) => Durability::Os,
         };
-        Capabilities::new("embedded", durability, *persistent, writer.is_writable())
+        Capabilities::new("embedded", durability, *persistent, writer.is_writable()).with_retention()
     }
 }

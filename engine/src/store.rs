@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::StreamKey;
-use crate::version::{AggregateVersion, Position};
+use crate::retention::Retention;
+use crate::version::{AggregateVersion, ExpectedVersion, Position};
 
 pub use batch::{AppendBatch, StreamAppend};
 pub use reader::{BatchSource, EventReader};
@@ -44,7 +45,45 @@ pub trait EventStore: Send + Sync + 'static {
     /// What the store knows about a stream without reading its events; `None` if it has none.
     fn stream(&self, key: StreamKey<'_>) -> Completion<Option<StreamInfo>>;
 
-    /// The position of the last event that reads can see; 0 if there is none.
+    /// Deletes an aggregate: from now on it has no events, and is as durably gone as an append would be durable. Its id can be used
+    /// again, by an append that expects [`NoStream`](crate::ExpectedVersion::NoStream) or [`Any`](crate::ExpectedVersion::Any);
+    /// versions and type go on where they were.
+    ///
+    /// The receipt has the version at which it was deleted, and the position of the system event that says so. Deleting it
+    /// again at that version, or whatever its version, stores nothing and returns the first answer.
+    ///
+    /// # Errors
+    /// [`AggregateNotFound`](crate::Error::AggregateNotFound) if it never had events, [`Conflict`](crate::Error::Conflict), those of
+    /// [`EventStore::append`], and [`Unsupported`](crate::Error::Unsupported) where [`Capabilities::retention`] is false.
+    fn delete(&self, key: StreamKey<'_>, expected: ExpectedVersion) -> Completion<Receipt> {
+        let _ = (key, expected);
+        Completion::ready(Err(without_retention(self.capabilities().backend)))
+    }
+
+    /// Sets how many of an aggregate's events are kept, in place of what was set before: reads leave out the others at once.
+    ///
+    /// The receipt has the aggregate's version, and the position of the system event that says so. Setting the same again stores
+    /// nothing and returns the first answer.
+    ///
+    /// # Errors
+    /// [`AggregateNotFound`](crate::Error::AggregateNotFound) if it has no events, [`Configuration`](crate::Error::Configuration) if a limit
+    /// would leave none, those of [`EventStore::append`], and [`Unsupported`](crate::Error::Unsupported) where
+    /// [`Capabilities::retention`] is false.
+    fn set_retention(&self, key: StreamKey<'_>, retention: Retention) -> Completion<Receipt> {
+        let _ = (key, retention);
+        Completion::ready(Err(without_retention(self.capabilities().backend)))
+    }
+
+    /// How many of an aggregate's events are kept; no limits if none were set.
+    ///
+    /// # Errors
+    /// Those of reading, and [`Unsupported`](crate::Error::Unsupported) where [`Capabilities::retention`] is false.
+    fn retention(&self, key: StreamKey<'_>) -> Completion<Retention> {
+        let _ = key;
+        Completion::ready(Err(without_retention(self.capabilities().backend)))
+    }
+
+    /// The position of the last event that reads can see; 0 if there is none. Events that are left out count.
     fn head(&self) -> Completion<Position>;
 
     /// The position up to which nothing can be lost any more, also when the power fails.
@@ -250,6 +289,7 @@ pub struct StoreIdentity {
 /// What a backend does and promises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
+#[expect(clippy::struct_excessive_bools, reason = "each says of one thing whether there is that")]
 pub struct Capabilities {
     /// The backend's name: `"embedded"`, `"sqlite"`, `"postgres"`.
     pub backend: &'static str,
@@ -262,13 +302,28 @@ pub struct Capabilities {
     /// Whether a JSON payload comes back byte for byte; if not, it comes back equal as a JSON value, to the last digit and
     /// character, with other white space and another order of keys.
     pub exact_json: bool,
+    /// Whether aggregates can be deleted and their events limited: [`EventStore::delete`], [`EventStore::set_retention`].
+    pub retention: bool,
+}
+
+/// The refusal of a store that keeps everything.
+fn without_retention(backend: &str) -> Error {
+    Error::Unsupported {
+        message: format!("a store of the kind {backend:?} keeps every event: aggregates are deleted and limited in the embedded store alone"),
+    }
 }
 
 impl Capabilities {
     /// The capabilities of a backend that keeps every byte.
     #[must_use]
     pub fn new(backend: &'static str, durability: Durability, persistent: bool, writable: bool) -> Self {
-        Self { backend, durability, persistent, writable, exact_json: true }
+        Self { backend, durability, persistent, writable, exact_json: true, retention: false }
+    }
+
+    /// The same, of a backend in which aggregates can be deleted and limited.
+    #[must_use]
+    pub fn with_retention(self) -> Self {
+        Self { retention: true, ..self }
     }
 
     /// The same, of a backend that keeps JSON as values.
@@ -371,6 +426,18 @@ impl<S: EventStore + ?Sized> EventStore for Arc<S> {
 
     fn stream(&self, key: StreamKey<'_>) -> Completion<Option<StreamInfo>> {
         (**self).stream(key)
+    }
+
+    fn delete(&self, key: StreamKey<'_>, expected: ExpectedVersion) -> Completion<Receipt> {
+        (**self).delete(key, expected)
+    }
+
+    fn set_retention(&self, key: StreamKey<'_>, retention: Retention) -> Completion<Receipt> {
+        (**self).set_retention(key, retention)
+    }
+
+    fn retention(&self, key: StreamKey<'_>) -> Completion<Retention> {
+        (**self).retention(key)
     }
 
     fn head(&self) -> Completion<Position> {

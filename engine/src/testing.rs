@@ -13,6 +13,7 @@
 
 mod appending;
 mod arrange;
+mod deleting;
 mod expecting;
 mod finishing;
 mod frames;
@@ -146,6 +147,30 @@ macro_rules! conformance_suite {
                 closing_again_does_nothing
                 a_closed_store_refuses_everything
                 a_reader_of_a_closed_store_never_ends_early;
+            deleting:
+                a_deleted_aggregate_has_no_events
+                all_others_are_read_as_before
+                an_aggregate_that_was_never_there_cannot_be_deleted
+                deleting_expects_a_version
+                deleting_again_returns_the_first_answer
+                a_deleted_id_goes_on_with_its_versions
+                a_deleted_id_conflicts_with_whoever_has_a_version_in_mind
+                a_deleted_id_keeps_its_type
+                a_deleted_id_is_free_within_a_batch_once
+                an_append_that_was_deleted_is_not_stored_again
+                deletions_take_positions_and_are_read_when_asked_for
+                limits_and_filters_count_what_is_left
+                the_newest_events_are_kept_by_count
+                events_are_kept_from_a_version_on
+                events_are_kept_up_to_an_age
+                the_last_event_is_kept_whatever_the_limits
+                limits_replace_each_other_and_bring_nothing_back
+                setting_the_same_limits_again_stores_nothing
+                limits_of_what_has_no_events_are_refused
+                deleting_ends_limits
+                one_of_64_deletions_and_appends_at_a_version_wins
+                deletions_and_limits_hold_after_reopening
+                a_store_without_retention_refuses_it;
             reopening:
                 everything_is_there_after_reopening
                 a_store_that_was_dropped_reopens_as_if_closed
@@ -181,6 +206,16 @@ pub trait Home: Send + Sync {
     /// Opens the store. It is called again, after the store was closed, only where
     /// [`persistent`](crate::Capabilities::persistent) is true.
     fn open(&self) -> Arc<dyn EventStore>;
+
+    /// Does with the files of the open store whatever the backend does while it is open, such as giving space back: nothing that
+    /// anybody may notice.
+    fn tidy(&self) {}
+
+    /// Whether the backend gives back the space of events that are left out. Then their ids are unknown sooner or later, and who appends
+    /// them again is answered as if they were new.
+    fn forgets(&self) -> bool {
+        false
+    }
 
     /// A form of a JSON payload in which what was appended and what is read back are compared: the bytes themselves, but where
     /// [`exact_json`](crate::Capabilities::exact_json) is false.

@@ -42,12 +42,12 @@ pub enum ExpectedVersion {
     /// No belief: the append never conflicts, and two writers may interleave.
     #[default]
     Any,
-    /// The stream has no events yet: exactly one of several creators wins.
+    /// The stream has no events, none yet or none since it was deleted: exactly one of several creators wins.
     NoStream,
     /// The stream has at least one event, whatever its version.
     Exists,
     /// The stream is at this version: exactly one of several writers wins.
-    /// `Exact(AggregateVersion::NONE)` means the same as [`ExpectedVersion::NoStream`].
+    /// `Exact(AggregateVersion::NONE)` is a stream that never had events: as [`ExpectedVersion::NoStream`], but a deleted one conflicts.
     Exact(AggregateVersion),
 }
 
@@ -67,6 +67,21 @@ impl ExpectedVersion {
             Self::Exists => actual > AggregateVersion::NONE,
             Self::Exact(expected) => actual == expected,
         }
+    }
+}
+
+impl ExpectedVersion {
+    /// Whether a stream that was deleted, and not appended to since, is what the writer believes it to be. Its versions go on where
+    /// they were, so that no writer who has a version in mind finds the stream that he knew.
+    ///
+    /// ```
+    /// use eventuali::{AggregateVersion, ExpectedVersion};
+    /// assert!(ExpectedVersion::NoStream.accepts_deleted());
+    /// assert!(!ExpectedVersion::Exact(AggregateVersion::NONE).accepts_deleted());
+    /// ```
+    #[must_use]
+    pub fn accepts_deleted(self) -> bool {
+        matches!(self, Self::Any | Self::NoStream)
     }
 }
 

@@ -134,7 +134,7 @@ fn a_stale_aggregate_conflicts_and_keeps_its_events() {
     one.save(&store).wait().expect("saved");
     for _ in 0..2 {
         match other.save(&store).wait() {
-            Err(Error::Conflict { aggregate_id, expected, actual }) => {
+            Err(Error::Conflict { aggregate_id, expected, actual, deleted: false }) => {
                 assert_eq!((&*aggregate_id, expected), ("a", ExpectedVersion::Exact(AggregateVersion(5))));
                 assert_eq!(actual, AggregateVersion(6));
             }

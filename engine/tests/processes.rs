@@ -18,9 +18,9 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use eventuali::maintenance::{self, backup, verify};
+use eventuali::maintenance::{self, backup, scavenge, verify};
 use eventuali::{
-    AppendBatch, Durability, Error, EventData, EventStore, ExpectedVersion, LogStore, NewEvent, OpenOptions, ReadAll, ReadStream, Result,
+    AppendBatch, Durability, Error, EventData, EventStore, ExpectedVersion, LogStore, NewEvent, OpenOptions, ReadAll, ReadStream, Result, Retention,
 };
 use role::{Role, role, say, wait_for_the_test};
 
@@ -425,6 +425,93 @@ fn check(directory: &Path, acknowledged: &[Vec<String>], round: u64) {
         assert!(batch.iter().all(|text| distinct.contains(&text)), "round {round}: {batch:?} was acknowledged and is not there");
     }
     store.close().wait().expect("closed");
+}
+
+/// Appends to aggregates, deletes some of them, limits others, and scavenges all the while; says what was acknowledged.
+fn scavenge_until_killed(directory: &Path) {
+    let store = open(directory).expect("opened");
+    let run = store.head().wait().expect("told").0;
+    say("open");
+    let scavenging = store.clone();
+    thread::spawn(move || {
+        loop {
+            scavenge(&scavenging, |_| ControlFlow::Continue(())).expect("scavenged");
+        }
+    });
+    for number in 0_u64.. {
+        let id = format!("{}-{run}-{number}", if number % 2 == 0 { "gone" } else { "left" });
+        for text in ["first", "second", "third"] {
+            store.append(one(&id, &format!("{id}:{text}"), 2000)).wait().expect("stored");
+        }
+        say(&format!("stored {id}"));
+        if number % 2 == 0 {
+            store.delete(id.as_str().into(), ExpectedVersion::Any).wait().expect("deleted");
+            say(&format!("deleted {id}"));
+        } else if number % 5 == 0 {
+            store.set_retention(id.as_str().into(), Retention::new().max_count(1)).wait().expect("limited");
+            say(&format!("limited {id}"));
+        }
+    }
+}
+
+#[test]
+fn a_scavenge_that_is_killed_loses_nothing_and_leaves_nothing_that_the_next_does_not_remove() {
+    const TEST: &str = "a_scavenge_that_is_killed_loses_nothing_and_leaves_nothing_that_the_next_does_not_remove";
+    if let Some(directory) = role() {
+        return scavenge_until_killed(&directory);
+    }
+    let rounds = if std::env::var_os("EVENTUALI_SOAK").is_some() { 200 } else { 40 };
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let path = folder.path().join("store");
+    let (mut stored, mut deleted, mut limited) = (HashSet::new(), HashSet::new(), HashSet::new());
+    for round in 0..rounds {
+        let mut role = Role::of(TEST, &path);
+        role.expect("open");
+        thread::sleep(Duration::from_micros(20_000 + round * 7919 % 90_000));
+        role.kill();
+        while let Some(said) = role.hear() {
+            let (what, id) = said.split_once(' ').expect("two words");
+            let among = match what {
+                "stored" => &mut stored,
+                "deleted" => &mut deleted,
+                _ => &mut limited,
+            };
+            among.insert(id.to_owned());
+        }
+        let store = open(&path).expect("it opens");
+        let versions = |id: &str| -> Vec<u64> { store.read(ReadStream::of(id)).map(|event| event.expect("readable").version().0).collect() };
+        for id in &stored {
+            let read = versions(id);
+            // What was under way when it was killed may have been done.
+            let expected = if deleted.contains(id) {
+                read.is_empty()
+            } else if limited.contains(id) {
+                read == [3]
+            } else {
+                read == [1, 2, 3] || read == [3] || (read.is_empty() && id.starts_with("gone"))
+            };
+            assert!(expected, "round {round}: {id} has {read:?}");
+        }
+        if round % 4 == 3 {
+            assert!(scavenge(&store, |_| ControlFlow::Continue(())).expect("scavenged").complete);
+            let again = scavenge(&store, |_| ControlFlow::Continue(())).expect("scavenged");
+            assert_eq!((again.events, again.segments), (0, 0), "round {round}");
+            store.close().wait().expect("closed");
+            let found = verify(&path, |_| ControlFlow::Continue(())).expect("read");
+            assert!(found.is_sound(), "round {round}: {:?}", found.damage);
+            let names = || fs::read_dir(&path).expect("readable").map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned());
+            let segments: Vec<String> = names().filter(|name| name.contains(".g")).collect();
+            let sequences: HashSet<&str> = segments.iter().map(|name| &name[..9]).collect();
+            assert!(sequences.len() == segments.len() && !names().any(|name| name.contains(".tmp")), "round {round}: {segments:?}");
+            for entry in fs::read_dir(&path).expect("readable") {
+                let file = entry.expect("readable").path();
+                let Ok(bytes) = fs::read(&file) else { continue };
+                let text = String::from_utf8_lossy(&bytes);
+                assert!(!deleted.iter().any(|id| text.contains(&format!("{id}:first"))), "round {round}: {file:?} has what was deleted");
+            }
+        }
+    }
+    assert!(deleted.len() > 40 && !limited.is_empty(), "{} were deleted, {} limited", deleted.len(), limited.len());
 }
 
 /// Opening takes as long as reading the log, and the list of open stores was held meanwhile. A child forked off by another

@@ -12,6 +12,7 @@ from typing import Any
 
 FILE_SEED, TABLE_SEED, BODY_SEED = 0x4556464C, 0x45565442, 0x4556424F
 EVENTS, SEAL, EPOCH, CLOSE = 1, 2, 3, 4
+REMOVED = 1
 
 
 def check(condition: bool, complaint: str) -> None:
@@ -135,8 +136,11 @@ def events(store: Path) -> Iterator[dict[str, Any]]:
                     "<IIIIQqII", data, entry
                 )
                 body = data[entry + offset : entry + offset + size]
-                check(flags == 0, "a record is of a newer version")
+                check(flags in (0, REMOVED), "a record is of a newer version")
                 check(zlib.crc32(body, BODY_SEED) == body_sum, "a record is damaged")
+                if flags == REMOVED:
+                    check(not body.strip(b"\0"), "a record that was taken out has a body")
+                    continue
                 yield {"position": base + delta, "version": version, "timestamp": timestamp, **record(body)}
             if kind == SEAL:
                 anchor, _, end_position = struct.unpack_from("<IIQ", data, table)

@@ -57,6 +57,7 @@ pub(super) struct Ids {
     /// The ids of events that are not visible yet.
     in_flight: VecDeque<(u64, Uuid)>,
     first_position: Option<u64>,
+    any: bool,
 }
 
 struct Block {
@@ -80,13 +81,10 @@ impl Ids {
     }
 
     pub(super) fn push(&mut self, id: Uuid, position: u64) {
-        let first_position = *self.first_position.get_or_insert(position);
-        let index = position - first_position;
         let number = id.as_u128();
         let grows = number > self.largest;
-        if index.is_multiple_of(BLOCK) {
-            self.blocks.push(Block { first: if grows { number } else { self.largest.saturating_add(1) }, filter: None });
-        }
+        let index = self.begin_block(position, if grows { number } else { self.largest.saturating_add(1) });
+        self.any = true;
         let hash = self.hasher.hash_one(number);
         if grows {
             self.largest = number;
@@ -102,9 +100,24 @@ impl Ids {
         self.in_flight.push_back((position, id));
     }
 
+    /// Counts a position that has no id.
+    pub(super) fn push_removed(&mut self, position: u64) {
+        self.begin_block(position, self.largest.saturating_add(1));
+    }
+
+    /// Begins the block of a position, if it is the first one in it; how many positions are before it. No id that grows from here on is
+    /// smaller than `first`.
+    fn begin_block(&mut self, position: u64, first: u128) -> u64 {
+        let index = position - *self.first_position.get_or_insert(position);
+        if index.is_multiple_of(BLOCK) {
+            self.blocks.push(Block { first, filter: None });
+        }
+        index
+    }
+
     /// The largest id; `None` if there is none.
     pub(super) fn largest(&self) -> Option<Uuid> {
-        self.first_position.map(|_| Uuid::from_u128(self.largest))
+        self.any.then(|| Uuid::from_u128(self.largest))
     }
 
     pub(super) fn published(&mut self, visible: u64) {

@@ -5,13 +5,17 @@ use std::hash::{BuildHasher, Hasher};
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
+use super::sealed::kind;
+
 /// The kind of an event: its event type and aggregate type together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KindId(pub(super) u16);
 
 impl KindId {
     /// Stands for all kinds that came when the numbers were used up: they are told apart in the log.
-    pub(super) const OVERFLOW: Self = Self(u16::MAX);
+    pub(super) const OVERFLOW: Self = Self(kind::OVERFLOW);
+    /// Stands for records that were taken out: no query wants them.
+    pub(super) const REMOVED: Self = Self(kind::REMOVED);
 }
 
 /// All kinds of a log, numbered from 0.
@@ -51,7 +55,7 @@ impl Kinds {
         if let Some(number) = table.find(hashed, same) {
             return KindId(*number);
         }
-        let Some(number) = u16::try_from(by_number.len()).ok().filter(|number| *number != KindId::OVERFLOW.0) else {
+        let Some(number) = u16::try_from(by_number.len()).ok().filter(|number| *number < KindId::REMOVED.0) else {
             return KindId::OVERFLOW;
         };
         by_number.push(Kind { aggregate_type, event_type: event_type.into() });
@@ -64,7 +68,7 @@ impl Kinds {
 
     /// Whether some kinds could not be given a number.
     pub(super) fn overflowed(&self) -> bool {
-        self.by_number.len() == usize::from(KindId::OVERFLOW.0)
+        self.by_number.len() == usize::from(KindId::REMOVED.0)
     }
 
     /// Each kind's aggregate type and event type, in the order of their numbers.

@@ -152,8 +152,15 @@ impl Index {
         self.hot.get(key).map_or(Standing::Cold, Standing::Known)
     }
 
-    /// The stream in the active segment's part, where it is made if it is not there; `cold` is what index files say of it.
-    pub(crate) fn stream_to_append(&mut self, key: &StreamKey<'_>, aggregate_type: &str, cold: Option<Before>) -> Result<StreamId> {
+    /// The stream in the active segment's part, where it is made if it is not there; `cold` is what index files say of it, and
+    /// `goes_on_after` the version at which it was deleted, if it was.
+    pub(crate) fn stream_to_append(
+        &mut self,
+        key: &StreamKey<'_>,
+        aggregate_type: &str,
+        cold: Option<Before>,
+        goes_on_after: u64,
+    ) -> Result<StreamId> {
         if let Some(stream) = self.active.stream(key) {
             return Ok(stream);
         }
@@ -162,6 +169,8 @@ impl Index {
             Standing::Absent => Before::default(),
             Standing::Cold => cold.ok_or_else(|| Error::configuration("a stream was appended to before it was looked up"))?,
         };
+        // Of what was deleted nothing else may be left.
+        let before = if before.version < goes_on_after { Before { version: goes_on_after, segment: 0 } } else { before };
         self.active.add_stream(key, aggregate_type, before)
     }
 

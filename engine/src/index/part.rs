@@ -3,7 +3,7 @@
 
 use uuid::Uuid;
 
-use super::events::{Entry, Events};
+use super::events::{Depth, Entry, Events};
 use super::ids::{IdLookup, Ids};
 use super::kinds::{KindId, Kinds};
 use super::names::Names;
@@ -22,6 +22,8 @@ pub(crate) struct Part {
     ids: Ids,
     aggregate_types: Names,
     kinds: Kinds,
+    /// How many records were taken out of the segment.
+    removed: usize,
 }
 
 impl Part {
@@ -34,6 +36,7 @@ impl Part {
             ids: Ids::default(),
             aggregate_types: Names::default(),
             kinds: Kinds::default(),
+            removed: 0,
         }
     }
 
@@ -131,6 +134,18 @@ impl Part {
         version
     }
 
+    /// Takes in that the next record of the log was taken out: its position is counted, and nothing is found there.
+    pub(crate) fn push_removed(&mut self, lsn: u64) {
+        let index = self.events.push(Entry { lsn, kind: KindId::REMOVED.0 }, None, &mut Depth::default());
+        self.ids.push_removed(self.events.position(index));
+        self.removed += 1;
+    }
+
+    /// How many records were taken out of the segment when this was made from it.
+    pub(crate) fn removed(&self) -> usize {
+        self.removed
+    }
+
     /// The largest event id; `None` if there are no events.
     pub(crate) fn largest_id(&self) -> Option<Uuid> {
         self.ids.largest()
@@ -170,7 +185,7 @@ impl Part {
     pub(crate) fn filter(&self, query: &ReadAll) -> Option<KindFilter> {
         let wants = |(aggregate_type, event_type)| query.wants(self.aggregate_types.get(aggregate_type), event_type);
         let wanted: Vec<bool> = self.kinds.iter().map(wants).collect();
-        let all = wanted.iter().all(|wanted| *wanted) && !self.kinds.overflowed();
+        let all = wanted.iter().all(|wanted| *wanted) && !self.kinds.overflowed() && self.removed == 0;
         (!all).then(|| KindFilter::new(wanted, self.kinds.overflowed()))
     }
 
@@ -189,7 +204,7 @@ impl Part {
     pub(crate) fn contents(
         &self,
         identity: Identity,
-        ids: &[Uuid],
+        ids: &[Option<Uuid>],
         mut segment_before: impl FnMut(&StreamKey<'_>) -> Result<u64>,
     ) -> Result<Contents> {
         let place = |lsn: u64| u32::try_from((lsn - identity.base_lsn) / 8).unwrap_or(u32::MAX);

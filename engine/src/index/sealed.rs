@@ -140,6 +140,8 @@ pub(crate) mod kind {
     pub(crate) const BYTES: usize = TEXT_BYTES + 4;
     /// The number of the kinds that could not be numbered.
     pub(crate) const OVERFLOW: u16 = u16::MAX;
+    /// The number of events that were taken out, which have neither stream nor id here. In an index that has as many kinds it is one of them.
+    pub(crate) const REMOVED: u16 = OVERFLOW - 1;
 }
 
 /// Which segment an index is of.
@@ -161,7 +163,8 @@ pub(crate) struct EventEntry {
     /// (LSN of its record entry - base LSN) / 8.
     pub(crate) place: u32,
     pub(crate) kind: u16,
-    pub(crate) id: Uuid,
+    /// `None` if it was taken out.
+    pub(crate) id: Option<Uuid>,
 }
 
 /// What a segment has of a stream. Several streams can have one hash: whose events these are, the log says.
@@ -190,7 +193,7 @@ pub(crate) struct Contents {
     pub(crate) events: Vec<EventEntry>,
     /// In any order.
     pub(crate) streams: Vec<StreamEntry>,
-    /// For each stream the numbers of its events in the order of versions. Every event stands here once.
+    /// For each stream the numbers of its events in the order of versions. Every event stands here once that was not taken out.
     pub(crate) slots: Vec<u32>,
 }
 
@@ -199,7 +202,7 @@ pub(crate) struct Contents {
 pub(crate) struct Kinds {
     /// By number.
     pub(crate) numbered: Vec<Kind>,
-    /// How many events are of a kind that could not be numbered; what they are, the log says.
+    /// How many events are of a kind that could not be numbered, or were taken out; what they are, the log says.
     pub(crate) overflowed: u64,
 }
 
@@ -443,7 +446,7 @@ impl SealedIndex {
     /// The smallest and the largest event id; `None` if there are no events. Reads nothing.
     pub(crate) fn id_range(&self) -> Option<(Uuid, Uuid)> {
         let id_at = |at: usize| Uuid::from_bytes(get(&self.file.summary, at));
-        (self.events.count > 0).then(|| (id_at(summary::SMALLEST_ID), id_at(summary::LARGEST_ID)))
+        (self.ids.count > 0).then(|| (id_at(summary::SMALLEST_ID), id_at(summary::LARGEST_ID)))
     }
 
     /// The numbers of the events whose ids have this hash. The filter is asked in the file: one page, as a rule, if there is none.

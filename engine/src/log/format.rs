@@ -130,12 +130,14 @@ pub(crate) mod record_entry {
     pub(crate) const VERSION: usize = POSITION_DELTA + 4;
     /// Timestamp in microseconds since 1970-01-01 UTC (i64).
     pub(crate) const TIMESTAMP: usize = VERSION + 8;
-    /// Reserved for codec and encryption; a set bit that is not known makes the record unreadable (u32).
+    /// What became of the body; a set bit that is not known makes the record unreadable (u32).
     pub(crate) const FLAGS: usize = TIMESTAMP + 8;
     /// Checksum of the entry up to here, seeded with the segment's salt (u32).
     pub(crate) const CHECKSUM: usize = FLAGS + 4;
     /// Length of an entry.
     pub(crate) const BYTES: usize = CHECKSUM + 4;
+    /// The flag of records that were taken out: the body is zeros.
+    pub(crate) const REMOVED: u32 = 1;
 }
 
 /// The fixed part of a record body.
@@ -420,6 +422,16 @@ pub(crate) struct RecordEntry {
 }
 
 impl RecordEntry {
+    /// Whether the record was taken out: its position and version are left, its body is zeros.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.flags & record_entry::REMOVED != 0
+    }
+
+    /// Whether it has flags that only a newer release knows.
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.flags & !record_entry::REMOVED != 0
+    }
+
     /// Reads an entry; the caller has checked the table that holds it.
     pub(crate) fn decode_trusted(bytes: &[u8]) -> Self {
         use record_entry as at;

@@ -10,6 +10,7 @@ pub(crate) mod open;
 pub(crate) mod recovery;
 pub(crate) mod runs;
 pub(crate) mod scan;
+pub(crate) mod scavenge;
 pub(crate) mod segment;
 pub(crate) mod segments;
 pub mod storage;

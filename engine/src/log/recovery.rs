@@ -95,7 +95,7 @@ pub(crate) fn step<'a>(bytes: &'a [u8], complete: bool, seed: u32, chain: &Chain
     if !known && header.flags & frame_header::IGNORABLE == 0 {
         return Step::Newer("the frame is of a kind that only a newer release knows; open the store with that release");
     }
-    if frame.records().any(|(_, entry, _)| entry.flags != 0) {
+    if frame.records().any(|(_, entry, _)| entry.is_unknown()) {
         return Step::Newer("a record is stored in a way that only a newer release knows; open the store with that release");
     }
     Step::Frame(frame)
@@ -143,6 +143,9 @@ fn check_contents(frame: &Frame<'_>) -> Option<&'static str> {
         }
         if checksum(BODY_SEED, &frame.bytes[body_at..end]) != entry.body_checksum {
             return Some("a record does not match its checksum");
+        }
+        if entry.is_removed() && frame.bytes[body_at..end].iter().any(|byte| *byte != 0) {
+            return Some("a record that was taken out has a body");
         }
         body_at = end;
     }

@@ -1,6 +1,8 @@
 //! Appending: what is checked and encoded on the caller's thread, and what is decided in the writer's critical section.
 
 mod cold;
+mod control;
+mod standing;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -8,8 +10,10 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use cold::Cold;
+pub(crate) use control::Control;
 
 use super::indexing::Indexing;
+use super::keeping::{InFlight, Keeping};
 use super::packing::Packing;
 use super::read::{Buffers, locate, read_locations, visible_tip};
 use super::sealed::{Sealed, SealedFilter};
@@ -25,6 +29,7 @@ use crate::log::manifest::ManifestSegment;
 use crate::log::recovery::Frame;
 use crate::log::segment::Segment;
 use crate::log::writer::{Decider, Decision, Place, Writer};
+use crate::retention::{Notice, SYSTEM};
 use crate::store::{AppendBatch, Durability, ReadAll, Receipt, StreamAppend};
 use crate::version::{AggregateVersion, ExpectedVersion, Position};
 
@@ -56,6 +61,8 @@ pub(crate) struct Request {
     cold: Cold,
     /// The answer, if the log has shown that the batch is stored already, or cannot be.
     known: Option<Result<Vec<Receipt>>>,
+    /// What is to be said of the first of its streams, if it is one of the store's own events that is appended.
+    control: Option<Box<Control>>,
 }
 
 struct StreamPart {
@@ -96,6 +103,7 @@ impl Request {
             looking_up_to: 0,
             cold: Cold::default(),
             known: None,
+            control: None,
             tenant,
         };
         request.frame.resize(bodies_start, 0);
@@ -181,7 +189,9 @@ impl Request {
     }
 
     fn key<'a>(&'a self, part: &'a StreamPart) -> StreamKey<'a> {
-        StreamKey { tenant: &self.tenant, aggregate_id: &part.aggregate_id }
+        // The store's own stream has no tenant.
+        let tenant = if part.aggregate_id == SYSTEM { "" } else { &*self.tenant };
+        StreamKey { tenant, aggregate_id: &part.aggregate_id }
     }
 
     /// The stream part of each event, in order.
@@ -213,7 +223,12 @@ impl Request {
         while number < self.events.len() {
             let mut locations = Vec::new();
             locate_all(writer, (first + number as u64, first + count - 1), &mut locations)?;
-            for stored in read_locations(&writer.segments(), &locations, &mut Buffers::default())? {
+            let fetched = read_locations(&writer.segments(), &locations, &mut Buffers::default())?;
+            if fetched.events.len() < fetched.looked_at {
+                // Of what was taken out nobody can tell whether it is the same.
+                return Err(conflict(index, EventIdProblem::PartlyStored));
+            }
+            for stored in fetched.events {
                 let Some(part) = parts.next() else { break };
                 self.is_stored_as(number, start, part, &stored).map_err(|reason| {
                     let differing = if reason == EventIdProblem::DifferentEvent { number } else { index };
@@ -252,10 +267,6 @@ fn bodies_bytes(tenant: &str, appends: &[StreamAppend]) -> usize {
     appends.iter().map(stream_bytes).sum::<usize>().min(BATCH_BYTES_MAX)
 }
 
-fn type_error(part: &StreamPart, stored: &str) -> Error {
-    Error::AggregateType { aggregate_id: part.aggregate_id.clone(), stored: stored.to_owned(), requested: part.aggregate_type.clone() }
-}
-
 /// The answer to a task of the writer.
 pub(crate) enum Answer {
     Receipts(Vec<Receipt>),
@@ -267,14 +278,11 @@ pub(crate) struct Deciding {
     pub(crate) index: Index,
     pub(crate) sealed: Sealed,
     pub(crate) indexing: Arc<Indexing>,
+    /// Deletions and limits that readers can see,
+    pub(crate) keeping: Arc<Keeping>,
+    /// and those that they cannot see yet.
+    pub(crate) in_flight: InFlight,
     pub(crate) packing: Arc<Packing>,
-}
-
-/// What the streams of a batch will be, by part.
-struct Stands<'a> {
-    /// The type that its events have, if it has any.
-    aggregate_type: Option<&'a str>,
-    version: u64,
 }
 
 impl Deciding {
@@ -304,45 +312,6 @@ impl Deciding {
         Err(Decision::Look)
     }
 
-    /// Checks what the request expects of its streams. The error comes with whether it rests on events that are not visible yet.
-    fn stand<'a>(&'a self, request: &'a Request, visible: u64) -> Result<(Vec<Stands<'a>>, bool), (Error, bool)> {
-        let mut standings: Vec<Stands<'a>> = Vec::with_capacity(request.streams.len());
-        let mut in_flight = false;
-        for (number, part) in request.streams.iter().enumerate() {
-            if part.first == number {
-                let (aggregate_type, version) = match self.index.standing(&request.key(part)) {
-                    Standing::Absent => (None, 0),
-                    Standing::Known(tip) => {
-                        in_flight |= tip.last_position > visible;
-                        (Some(tip.aggregate_type), tip.version)
-                    }
-                    Standing::Cold => {
-                        request.cold.streams.get(&number).map_or((None, 0), |cold| (cold.aggregate_type.as_deref(), cold.before.version))
-                    }
-                };
-                standings.push(Stands { aggregate_type, version });
-            } else {
-                standings.push(Stands { aggregate_type: None, version: 0 });
-            }
-            let Stands { aggregate_type, version } = standings[part.first];
-            if let Some(stored) = aggregate_type.filter(|stored| *stored != part.aggregate_type) {
-                return Err((type_error(part, stored), in_flight));
-            }
-            if !part.expected.accepts(AggregateVersion(version)) {
-                let conflict =
-                    Error::Conflict { aggregate_id: part.aggregate_id.clone(), expected: part.expected, actual: AggregateVersion(version) };
-                return Err((conflict, in_flight));
-            }
-            let standing = &mut standings[part.first];
-            standing.version += u64::from(part.events);
-            if part.events > 0 {
-                standing.aggregate_type = Some(&part.aggregate_type);
-            }
-            standings[number].version = standings[part.first].version;
-        }
-        Ok((standings, in_flight))
-    }
-
     /// Assigns versions and positions to the events of a request that was accepted.
     fn assign_places(&mut self, request: &mut Request, place: &Place) -> Result<Vec<Receipt>> {
         self.index.active().has_room_for(request.events.len())?;
@@ -350,17 +319,21 @@ impl Deciding {
         let mut number = 0;
         let mut last_kind: Option<(usize, KindId)> = None;
         for part in &request.streams {
-            let key = StreamKey { tenant: &request.tenant, aggregate_id: &part.aggregate_id };
+            // Not by `key`: the entries are written to meanwhile.
+            let tenant = if part.aggregate_id == SYSTEM { "" } else { &*request.tenant };
+            let key = StreamKey { tenant, aggregate_id: &part.aggregate_id };
+            let goes_on_after = self.kept(&key).map_or(0, |kept| kept.goes_on_after());
             let cold = request.cold.streams.get(&part.first).map(|cold| cold.before);
             if part.events == 0 {
                 let version = match self.index.standing(&key) {
                     Standing::Known(tip) => tip.version,
                     Standing::Absent | Standing::Cold => cold.map_or(0, |cold| cold.version),
                 };
-                receipts.push(request.receipt(part, Position(place.position + number as u64 - 1), AggregateVersion(version)));
+                let version = AggregateVersion(version.max(goes_on_after));
+                receipts.push(request.receipt(part, Position(place.position + number as u64 - 1), version));
                 continue;
             }
-            let stream = self.index.stream_to_append(&key, &part.aggregate_type, cold)?;
+            let stream = self.index.stream_to_append(&key, &part.aggregate_type, cold, goes_on_after)?;
             let index = self.index.active_mut();
             for _ in 0..part.events {
                 let event = &request.events[number];
@@ -395,8 +368,14 @@ impl Decider for Deciding {
             return Decision::Answer(known.map(Answer::Receipts));
         }
         self.forget_what_is_stale(&mut request.cold);
+        if !self.keeping.is_loaded() {
+            return Decision::Look;
+        }
         if let Err(decision) = self.ids_are_new(request, place.visible).and_then(|()| self.streams_are_known(request)) {
             return decision;
+        }
+        if request.control.is_some() {
+            return self.decide_control(request, place);
         }
         match self.stand(request, place.visible) {
             Err((error, false)) => Decision::Answer(Err(error)),
@@ -414,15 +393,23 @@ impl Decider for Deciding {
     }
 
     fn assign(&mut self, request: &mut Request, place: &Place) -> Result<Result<Answer>> {
-        Ok(Ok(Answer::Receipts(self.assign_places(request, place)?)))
+        let mut receipts = self.assign_places(request, place)?;
+        if let Some(notice) = request.control.take().and_then(|control| control.said) {
+            self.in_flight.push(place.position, notice);
+            receipts.truncate(1);
+            receipts[0].position = Position(place.position);
+        }
+        Ok(Ok(Answer::Receipts(receipts)))
     }
 
     fn records(request: &mut Request) -> (&[RecordEntry], &mut Vec<u8>) {
         (&request.entries, &mut request.frame)
     }
 
-    fn look(request: &mut Request, writer: &Writer<Self>) -> Result<()> {
+    fn look(request: &mut Request, writer: &Arc<Writer<Self>>) -> Result<()> {
+        writer.with(|deciding| Arc::clone(&deciding.keeping)).load(writer)?;
         request.look_into_files(writer)?;
+        request.encode_control(writer)?;
         if request.known.is_some() {
             return Ok(());
         }
@@ -439,6 +426,9 @@ impl Decider for Deciding {
 
     fn published(&mut self, position: u64) {
         self.index.published(position);
+        if !self.in_flight.is_empty() {
+            self.in_flight.published(position, &self.keeping);
+        }
     }
 
     fn rolled(&mut self, sealed: ManifestSegment, next: u64, position: u64) {
@@ -448,13 +438,26 @@ impl Decider for Deciding {
     }
 
     fn take_in(&mut self, segment: &Segment, frame: &Frame<'_>) -> Result<()> {
-        take_in(self.index.active_mut(), segment, frame)
+        take_in(self.index.active_mut(), segment, frame)?;
+        // Each of the store's own events has a frame of its own.
+        if let Some((_, _, bytes)) = frame.records().next().filter(|(_, entry, _)| frame.header.count == 1 && !entry.is_removed()) {
+            let (body, names) = Body::parse(bytes).map_err(Error::configuration)?;
+            if names.aggregate_id == SYSTEM {
+                let position = frame.header.base_position;
+                let fail = |reason| Error::Deserialization { position: Position(position), event_type: names.event_type.to_owned(), reason };
+                if let Some(notice) = Notice::of(names.event_type, body.payload()).map_err(fail)? {
+                    self.in_flight.push(position, notice);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn passed_over(&mut self, sealed: &[ManifestSegment], next: u64, position: u64) {
         self.index.pass_over(next, position);
         self.sealed = self.sealed.anew(ends(sealed, position));
         self.indexing.forget();
+        self.keeping.load_again();
     }
 
     fn before_rolling(writer: &Writer<Self>) {
@@ -500,11 +503,11 @@ fn find_in_log(id: Uuid, candidates: &Candidates, writer: &Writer<Deciding>) -> 
         while from <= to {
             let mut locations = Vec::new();
             locate_all(writer, (from, to), &mut locations)?;
-            let events = read_locations(&writer.segments(), &locations, &mut Buffers::default())?;
-            if let Some(event) = events.iter().find(|event| event.id() == id) {
+            let fetched = read_locations(&writer.segments(), &locations, &mut Buffers::default())?;
+            if let Some(event) = fetched.events.iter().find(|event| event.id() == id) {
                 return Ok(Some(event.position().0));
             }
-            from += events.len() as u64;
+            from += fetched.looked_at as u64;
         }
     }
     Ok(None)

@@ -261,6 +261,10 @@ fn write_index(files: &Files, sealed: &Sealed, segment: &Arc<SealedSegment>, par
     let identity = segment.identity(&log_segment, files);
     let mut ids = Vec::new();
     log_segment.scan(&first_chain(&log_segment.header), &mut |_, frame| take_in_ids(&mut ids, frame))?;
+    // What was taken out since the part was made is in no list of ids.
+    let removed = ids.iter().filter(|id| id.is_none()).count();
+    let remade = if removed == part.removed() { None } else { Some(segment.part(files)?) };
+    let part = remade.as_ref().unwrap_or(part);
     let contents = part.contents(identity, &ids, |key| {
         let span = sealed.find_before(key, part.sequence(), files)?;
         Ok(span.map_or(0, |span| span.segment.named.sequence))

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Instant;
 
 use super::Handle;
-use super::append::{Answer, Deciding, Request};
+use super::append::{Answer, Control, Deciding, Request};
 use crate::error::{Error, Result};
 use crate::log::ticket::Ticket;
 use crate::log::writer::{Submitted, Task, Writer};
@@ -15,6 +15,8 @@ use crate::store::{AppendBatch, Durability, Operation};
 /// What a task is before it is handed in.
 pub(super) enum Fresh {
     Append(AppendBatch),
+    /// Tenant and aggregate id, and what is to become of the aggregate.
+    Control(String, String, Box<Control>),
     Barrier,
 }
 
@@ -44,6 +46,10 @@ impl<T> TaskOperation<T> {
         let task = match fresh {
             Fresh::Barrier => Task::Barrier,
             Fresh::Append(batch) => match Request::new(batch, self.durability) {
+                Ok(request) => Task::Append(request),
+                Err(error) => return Some(Err(error)),
+            },
+            Fresh::Control(tenant, aggregate_id, control) => match Request::control(tenant, aggregate_id, control, self.durability) {
                 Ok(request) => Task::Append(request),
                 Err(error) => return Some(Err(error)),
             },

@@ -177,6 +177,14 @@ impl Packing {
         old.iter().find(|named| !named.is_packed && !given_up.contains(&named.sequence)).map(|named| named.sequence)
     }
 
+    /// A segment was rewritten: removes the file that nothing names any more, or has it removed when nobody wants it to stay.
+    pub(crate) fn replaced(&self, writer: &Writer<Deciding>) -> Result<()> {
+        self.state.lock().has_superseded = true;
+        let removed = writer.remove_superseded()?;
+        self.state.lock().has_superseded &= !removed;
+        Ok(())
+    }
+
     fn remove_superseded(&self, writer: &Writer<Deciding>) {
         if !self.state.lock().has_superseded {
             return;

@@ -1,9 +1,12 @@
 //! Reading: locations from the index, bytes from the segments, every checksum verified.
 
+mod versions;
+
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::append::Deciding;
+use super::keeping::{Checks, Keeping, first_live};
 use super::sealed::{Files, Sealed, SealedFilter, Span};
 use crate::codec::BodyLayout;
 use crate::error::{Corruption, Error, Result};
@@ -17,6 +20,7 @@ use crate::log::sys;
 use crate::log::writer::Writer;
 use crate::store::{BatchSource, ReadAll, ReadStream};
 use crate::version::{AggregateVersion, Position};
+use versions::locate_versions;
 
 /// How many events a batch has at most.
 const BATCH_EVENTS: usize = 1024;
@@ -92,11 +96,19 @@ impl Block {
     }
 }
 
-/// Reads the events at these locations, which are in order (either way), as many as fit a batch and at least one.
-pub(crate) fn read_locations(segments: &Segments, locations: &[Location], buffers: &mut Buffers) -> Result<Vec<Event>> {
+/// What was read of a list of locations.
+pub(crate) struct Fetched {
+    pub(crate) events: Vec<Event>,
+    /// How many of the first locations were looked at: more than there are events where records were taken out.
+    pub(crate) looked_at: usize,
+}
+
+/// Reads the events at these locations, which are in order (either way), as many as fit a batch; at least one location is looked at.
+pub(crate) fn read_locations(segments: &Segments, locations: &[Location], buffers: &mut Buffers) -> Result<Fetched> {
     let mut events: Vec<Event> = Vec::with_capacity(locations.len().min(BATCH_EVENTS));
     let mut read_bytes = 0;
     let mut body_bytes = 0;
+    let mut looked_at = 0;
     let mut rest = locations;
     let mut full = false;
     while let Some(first) = rest.first().filter(|_| !full) {
@@ -113,6 +125,10 @@ pub(crate) fn read_locations(segments: &Segments, locations: &[Location], buffer
         let mut bodies: Option<Block> = None;
         for location in &rest[..run.count] {
             let (entry, (from, to)) = entry_at(segment, *location, &block)?;
+            if entry.is_removed() && !entry.is_unknown() {
+                looked_at += 1;
+                continue;
+            }
             body_bytes += to - from;
             full = body_bytes > BATCH_BYTES && !events.is_empty();
             if full {
@@ -126,11 +142,12 @@ pub(crate) fn read_locations(segments: &Segments, locations: &[Location], buffer
                 bodies.insert(Block::read(segment, from, to.max(from + run.bodies_guess), buffers)?)
             };
             events.push(event(segment, *location, &entry, (from, to), found)?);
+            looked_at += 1;
         }
         bodies.into_iter().chain([block]).for_each(|used| buffers.keep(used));
         rest = &rest[run.count..];
     }
-    Ok(events)
+    Ok(Fetched { events, looked_at })
 }
 
 struct Run {
@@ -189,7 +206,7 @@ fn event(segment: &Segment, location: Location, entry: &RecordEntry, (from, to):
     let Some((start, length)) = block.range(from, to) else {
         return Err(damaged(block.missing("the file ends within this record")));
     };
-    if entry.flags != 0 {
+    if entry.is_unknown() {
         return Err(damaged("the record is stored in a way that only a newer release knows; open the store with that release"));
     }
     if checksum(BODY_SEED, &block.bytes[start..start + length]) != entry.body_checksum {
@@ -257,6 +274,8 @@ pub(crate) struct LogReader {
     range: Range,
     /// Kinds are told apart by their numbers as far as they have any; the rest is sorted out here.
     query: ReadAll,
+    /// What is left out; `None` where nothing was deleted or limited.
+    checks: Option<Checks>,
     locations: Vec<Location>,
     buffers: Buffers,
     /// The damage that this reader comes upon: at its end, or before its beginning when it reads backwards.
@@ -345,21 +364,37 @@ pub(crate) fn locate(
 }
 
 impl LogReader {
-    pub(crate) fn all(writer: &Arc<Writer<Deciding>>, query: ReadAll, damage: Option<&Corruption>) -> Self {
+    pub(crate) fn all(writer: &Arc<Writer<Deciding>>, keeping: &Arc<Keeping>, query: ReadAll, damage: Option<&Corruption>) -> Result<Self> {
+        let checks = if keeping.load(writer)? { Some(Checks::new(Arc::clone(keeping))) } else { None };
         let head = writer.visible();
         let first = writer.with(Deciding::first_position);
         let from = query.after.map_or(first, |after| after.0.saturating_add(1)).max(first);
         let to = query.before.map_or(head, |before| before.0.saturating_sub(1).min(head));
         let range = Range { from, to, backwards: query.backwards, limit: query.limit.unwrap_or(u64::MAX) };
         let crosses = query.before.is_none_or(|before| before.0 > head + 1);
-        Self::new(writer, What::All(SealedFilter::new(query.clone())), range, query, damage.filter(|_| crosses))
+        Ok(Self { checks, ..Self::new(writer, What::All(SealedFilter::new(query.clone())), range, query, damage.filter(|_| crosses)) })
     }
 
-    pub(crate) fn stream(writer: &Arc<Writer<Deciding>>, query: ReadStream, damage: Option<&Corruption>) -> Result<Self> {
+    pub(crate) fn stream(writer: &Arc<Writer<Deciding>>, keeping: &Keeping, query: ReadStream, damage: Option<&Corruption>) -> Result<Self> {
         let key = StreamKey { tenant: &query.tenant, aggregate_id: &query.aggregate_id };
+        let is_kept = keeping.load(writer)?;
         let tip = in_files(writer, || visible_tip(writer, &key))?;
         let version = tip.as_ref().map_or(0, |tip| tip.version);
-        let from = query.after.map_or(1, |after| after.0.saturating_add(1)).max(1);
+        let first = if is_kept { first_live(writer, keeping, &key, version)? } else { 1 };
+        Ok(Self::versions(writer, query, first, tip, damage))
+    }
+
+    /// All events that the log has of a stream, also those that are left out.
+    pub(crate) fn raw_stream(writer: &Arc<Writer<Deciding>>, query: ReadStream) -> Result<Self> {
+        let key = StreamKey { tenant: &query.tenant, aggregate_id: &query.aggregate_id };
+        let tip = in_files(writer, || visible_tip(writer, &key))?;
+        Ok(Self::versions(writer, query, 1, tip, None))
+    }
+
+    /// The events of a stream that stands at `tip`, from the version `first` on.
+    fn versions(writer: &Arc<Writer<Deciding>>, query: ReadStream, first: u64, tip: Option<VisibleTip>, damage: Option<&Corruption>) -> Self {
+        let version = tip.as_ref().map_or(0, |tip| tip.version);
+        let from = query.after.map_or(1, |after| after.0.saturating_add(1)).max(first).max(1);
         let to = query.before.map_or(version, |before| before.0.saturating_sub(1).min(version));
         let range = Range { from, to, backwards: query.backwards, limit: query.limit.unwrap_or(u64::MAX) };
         let crosses = query.before.is_none_or(|before| before.0 > version + 1);
@@ -369,7 +404,7 @@ impl LogReader {
             tip: Before { version, segment },
             spans: span.into_iter().collect(),
         });
-        Ok(Self::new(writer, what, range, ReadAll::default(), damage.filter(|_| crosses)))
+        Self::new(writer, what, range, ReadAll::default(), damage.filter(|_| crosses))
     }
 
     fn new(writer: &Arc<Writer<Deciding>>, what: What, range: Range, query: ReadAll, damage: Option<&Corruption>) -> Self {
@@ -379,13 +414,15 @@ impl LogReader {
             what,
             range,
             query,
+            checks: None,
             locations: Vec::new(),
             buffers: Buffers::default(),
             damage: damage.cloned(),
         }
     }
 
-    fn next(&mut self) -> Result<Vec<Event>> {
+    /// The next events; none at the end.
+    pub(crate) fn read(&mut self) -> Result<Vec<Event>> {
         if self.generation != sys::fork_generation() {
             return Err(Error::ForkedProcess);
         }
@@ -419,10 +456,13 @@ impl LogReader {
             What::Nothing => Ok(Vec::new()),
             What::All(filter) => {
                 let looked = locate(&self.writer, (from, to), backwards, (&self.query, filter), most, locations)?;
-                let mut events = read_locations(&self.writer.segments(), locations, &mut self.buffers)?;
-                let last = if events.len() == locations.len() { looked } else { locations[events.len() - 1].position };
+                let Fetched { mut events, looked_at } = read_locations(&self.writer.segments(), locations, &mut self.buffers)?;
+                let last = if looked_at == locations.len() { looked } else { locations[looked_at - 1].position };
                 let query = &self.query;
                 events.retain(|event| query.wants(event.aggregate_type(), event.event_type()));
+                if let Some(checks) = &mut self.checks {
+                    checks.retain(&self.writer, &mut events)?;
+                }
                 self.range.advance(last, events.len());
                 Ok(events)
             }
@@ -430,13 +470,27 @@ impl LogReader {
                 let (first, last) =
                     if backwards { (from.max((to + 1).saturating_sub(most as u64)), to) } else { (from, to.min(from + most as u64 - 1)) };
                 let key = StreamKey { tenant, aggregate_id };
-                let (first, last) = locate_versions(&self.writer, &key, (*tip, spans), (first, last), backwards, locations)?;
+                let Some((first, last)) = locate_versions(&self.writer, &key, (*tip, spans), (first, last), backwards, locations)? else {
+                    // What is left of the range was taken out while it was read.
+                    self.range.limit = 0;
+                    return Ok(Vec::new());
+                };
                 if backwards {
                     locations.reverse();
                 }
-                let events = read_locations(&self.writer.segments(), locations, &mut self.buffers)?;
-                let delivered = events.len() as u64;
-                let end = if backwards { last + 1 - delivered } else { first + delivered - 1 };
+                let Fetched { events, looked_at } = read_locations(&self.writer.segments(), locations, &mut self.buffers)?;
+                let end = match events.last() {
+                    _ if looked_at == locations.len() => {
+                        if backwards {
+                            first
+                        } else {
+                            last
+                        }
+                    }
+                    Some(event) => event.version().0,
+                    None if backwards => last + 1 - looked_at as u64,
+                    None => first + looked_at as u64 - 1,
+                };
                 self.range.advance(end, events.len());
                 Ok(events)
             }
@@ -444,63 +498,13 @@ impl LogReader {
     }
 }
 
-/// Where the events of a stream are whose versions are between two, both included: those of them that one segment has, the ones that
-/// come first in the direction of reading. Gives their versions. `tip` is where the stream stood before, with all that is wanted; `spans`
-/// keeps what was found, newest first.
-fn locate_versions(
-    writer: &Writer<Deciding>,
-    key: &StreamKey<'_>,
-    (tip, spans): (Before, &mut Vec<Span>),
-    (from, to): (u64, u64),
-    backwards: bool,
-    out: &mut Vec<Location>,
-) -> Result<(u64, u64)> {
-    let wanted = if backwards { to } else { from };
-    out.clear();
-    // What the active segment has of the stream, and what is known of what it had before.
-    let (before, sealed) = writer.with(|deciding| {
-        let active = deciding.index.active();
-        let Some(stream) = active.stream(key) else {
-            return (tip, deciding.sealed.clone());
-        };
-        let before = active.before(stream);
-        if wanted > before.version {
-            active.stream_locations(stream, from.max(before.version + 1), to, out);
-        }
-        (before, deciding.sealed.clone())
-    });
-    if !out.is_empty() {
-        return Ok((from.max(before.version + 1), to));
-    }
-    if spans.first().is_some_and(|newest| newest.last_version < wanted) {
-        // The segment that was written to when they were found is sealed by now.
-        spans.clear();
-    }
-    let files = files(writer);
-    while spans.last().is_none_or(|span| span.first_version > wanted) {
-        let found = match spans.last() {
-            Some(span) => sealed.span_before(key, span.first_version, span.segment.named.sequence, span.before().segment, &files)?,
-            None => sealed.span_before(key, before.version + 1, u64::MAX, before.segment, &files)?,
-        };
-        let found =
-            found.ok_or_else(|| Error::configuration(format!("version {wanted} of the aggregate {:?} lies in no segment", key.aggregate_id)))?;
-        spans.push(found);
-    }
-    let Some(span) = spans.iter().find(|span| (span.first_version..=span.last_version).contains(&wanted)) else {
-        return Err(Error::configuration(format!("version {wanted} of the aggregate {:?} lies in no segment", key.aggregate_id)));
-    };
-    let (from, to) = (from.max(span.first_version), to.min(span.last_version));
-    sealed.span_locations(span, key, from, to, &files, out)?;
-    Ok((from, to))
-}
-
 impl BatchSource for LogReader {
     /// Always ready: what it waits for is at most a read of the disk.
     fn poll_batch(&mut self, _context: &mut Context<'_>) -> Poll<Result<Vec<Event>>> {
-        Poll::Ready(self.next())
+        Poll::Ready(self.read())
     }
 
     fn wait_batch(&mut self) -> Result<Vec<Event>> {
-        self.next()
+        self.read()
     }
 }

@@ -189,7 +189,7 @@ impl SealedSegment {
     }
 
     /// The index of the segment, made by reading it.
-    fn part(&self, files: &Files) -> Result<Part> {
+    pub(crate) fn part(&self, files: &Files) -> Result<Part> {
         let segment = files.segments.numbered(self.named.sequence)?;
         let mut part = Part::new(self.named.sequence, self.named.base_position);
         let scan = segment.scan(&first_chain(&segment.header), &mut |segment, frame| take_in(&mut part, segment, frame))?;

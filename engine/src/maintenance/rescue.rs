@@ -61,7 +61,8 @@ pub(super) fn rescue(source: &Source, offset: u64, length: u64, base_position: u
     let mut bodies_from = 0;
     for (index, bytes) in table[..read].chunks_exact(record_entry::BYTES).enumerate() {
         let at = frame_header::BYTES + index * record_entry::BYTES;
-        let Some(entry) = RecordEntry::decode(bytes, source.seed).filter(|entry| entry.position_delta as usize == index && entry.flags == 0) else {
+        let Some(entry) = RecordEntry::decode(bytes, source.seed).filter(|entry| entry.position_delta as usize == index && !entry.is_unknown())
+        else {
             continue;
         };
         let start = at + entry.body_offset as usize;

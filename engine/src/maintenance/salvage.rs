@@ -1,5 +1,6 @@
 //! Salvage: what can be saved goes to a new store, what cannot is listed.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -19,12 +20,13 @@ use super::verify::{DAMAGE_MAX, verify_storage};
 use super::walk::frame_at;
 use crate::codec::Body;
 use crate::error::{Corruption, Error, Remedy, Result};
-use crate::event::StreamKey;
-use crate::log::format::{FRAME_ALIGN, FrameHeader, Kind, RecordEntry, events_frame_room};
+use crate::event::{NewEvent, StreamKey};
+use crate::log::format::{BODY_SEED, FRAME_ALIGN, FrameHeader, Kind, RecordEntry, checksum, events_frame_room};
 use crate::log::storage::Storage;
 use crate::log_store::existing;
 use crate::progress::Progress;
-use crate::version::Position;
+use crate::retention::{Change, Notice, SYSTEM};
+use crate::version::{AggregateVersion, Position};
 
 /// A range of positions or versions, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +70,8 @@ pub struct SalvageReport {
     pub store_id: Uuid,
     /// How many events were saved.
     pub events: u64,
+    /// How many events had been taken out after they had been deleted or had passed their limits. Their positions are kept; they are no loss.
+    pub removed: u64,
     /// The positions that were saved, and which they are now.
     pub kept: Vec<Transfer>,
     /// The positions that could not be saved.
@@ -114,15 +118,15 @@ pub fn salvage_storage(source: &dyn Storage, target: &dyn Storage, mut progress:
     let start = Instant::now();
     let files = Files::look(source)?;
     let last_position = files.last_position();
-    let mut salvaging =
-        Salvaging { target: Target::create(target)?, report: SalvageReport::default(), streams: Streams::default(), losses: Losses::default() };
+    let (report, streams, losses) = (SalvageReport::default(), Streams::default(), Losses::default());
+    let mut salvaging = Salvaging { target: Target::create(target)?, report, streams, losses, unattributed: 0 };
     let surveyed = run(source, files, &mut |block| {
         salvaging.take_in(block)?;
         let (position, events) = (salvaging.losses.next_position - 1, salvaging.report.events);
         let last_position = last_position.map(|last| last.max(position));
         Ok(progress(&Progress { position, last_position, events, elapsed: start.elapsed() }))
     })?;
-    let Salvaging { target: written, mut report, mut streams, mut losses } = salvaging;
+    let Salvaging { target: written, mut report, mut streams, mut losses, .. } = salvaging;
     let Some(surveyed) = surveyed else { return Ok(report) };
     losses.skip_to(surveyed.end_position);
     report.store_id = written.store_id();
@@ -143,7 +147,7 @@ pub fn salvage_storage(source: &dyn Storage, target: &dyn Storage, mut progress:
 /// Reads the new store once more.
 fn check(target: &dyn Storage, report: &SalvageReport) -> Result<()> {
     let found = verify_storage(target, |_| ControlFlow::Continue(()))?;
-    if found.is_sound() && found.events == report.events {
+    if found.is_sound() && (found.events, found.removed) == (report.events, report.removed) {
         return Ok(());
     }
     let first = found.damage.first();
@@ -188,6 +192,12 @@ impl Losses {
         }
     }
 
+    /// How many of a stream's versions up to this one are known to be lost.
+    fn lost_up_to(&self, key: &StreamKey<'_>, version: u64) -> u64 {
+        let Some(stream) = self.streams.get(&(key.tenant.to_owned(), key.aggregate_id.to_owned())) else { return 0 };
+        stream.lost.iter().filter(|range| range.first <= version).map(|range| range.last.min(version) - range.first + 1).sum()
+    }
+
     fn of_stream(&mut self, key: &StreamKey<'_>, first: u64, last: u64) {
         let name = (key.tenant.to_owned(), key.aggregate_id.to_owned());
         let stream = self.streams.entry(name).or_insert_with(|| StreamLoss {
@@ -227,6 +237,8 @@ struct Salvaging<'a> {
     report: SalvageReport,
     streams: Streams<Versions>,
     losses: Losses,
+    /// How many records were taken out of which no stream is known to lack a version.
+    unattributed: u64,
 }
 
 /// A record of the damaged store.
@@ -277,11 +289,19 @@ impl Salvaging<'_> {
     /// Writes what is whole of these records as one frame.
     fn save<'b>(&mut self, commit_time: i64, count: usize, records: impl Iterator<Item = Old<'b>>) -> Result<()> {
         let mut entries = Vec::with_capacity(count);
-        let mut bodies = Vec::with_capacity(count);
+        let mut bodies: Vec<Cow<'b, [u8]>> = Vec::with_capacity(count);
         for old in records {
-            if let Some(version) = self.new_version(&old) {
-                entries.push(RecordEntry { version, ..old.entry });
-                bodies.push(old.body);
+            if old.entry.is_removed() && old.is_whole {
+                entries.push(RecordEntry { body_bytes: 0, body_checksum: checksum(BODY_SEED, &[]), ..old.entry });
+                self.unattributed += 1;
+                self.report.removed += 1;
+                self.note_saved(old.position);
+            } else if let Some(version) = self.new_version(&old) {
+                let body = self.new_body(old.body)?;
+                let body_bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
+                entries.push(RecordEntry { version, body_bytes, body_checksum: checksum(BODY_SEED, &body), ..old.entry });
+                bodies.push(body);
+                self.report.events += 1;
                 self.note_saved(old.position);
             }
         }
@@ -292,7 +312,7 @@ impl Salvaging<'_> {
         let mut frame = Vec::with_capacity((room + bodies.iter().map(|body| body.len()).sum::<usize>()).next_multiple_of(FRAME_ALIGN));
         frame.resize(room, 0);
         for body in bodies {
-            frame.extend_from_slice(body);
+            frame.extend_from_slice(&body);
         }
         self.target.append(commit_time, &entries, &mut frame)
     }
@@ -314,21 +334,71 @@ impl Salvaging<'_> {
             self.losses.of_stream(&key, version, version);
             return None;
         }
+        let taken_out = version - expected <= self.unattributed;
+        if taken_out {
+            self.unattributed -= version - expected;
+            stream.new += version - expected;
+        }
         stream.new += 1;
         let new = stream.new;
-        if version > expected {
+        if version > expected && !taken_out {
             self.losses.of_stream(&key, expected, version - 1);
         }
         Some(new)
     }
 
+    /// The body of a record in the new store: what the store's own events say of versions is said of the new ones.
+    fn new_body<'b>(&mut self, body: &'b [u8]) -> Result<Cow<'b, [u8]>> {
+        let Ok((old, names)) = Body::parse(body) else { return Ok(Cow::Borrowed(body)) };
+        if names.aggregate_id != SYSTEM {
+            return Ok(Cow::Borrowed(body));
+        }
+        let Ok(Some(mut notice)) = Notice::of(names.event_type, old.payload()) else { return Ok(Cow::Borrowed(body)) };
+        let before = notice.clone();
+        match &mut notice.change {
+            Change::Deleted { version, .. } => {
+                self.pass_deleted(&before.key(), *version);
+                *version = version.saturating_sub(self.losses.lost_up_to(&before.key(), *version));
+            }
+            Change::Limited { after, retention } => {
+                *after = after.saturating_sub(self.losses.lost_up_to(&before.key(), *after));
+                if let Some(AggregateVersion(version)) = &mut retention.truncate_before {
+                    *version = version.saturating_sub(self.losses.lost_up_to(&before.key(), version.saturating_sub(1)));
+                }
+            }
+        }
+        if notice == before {
+            return Ok(Cow::Borrowed(body));
+        }
+        let mut bytes = Vec::new();
+        Body::encode_system(&mut bytes, &NewEvent { id: old.id(), ..notice.event()? })?;
+        Ok(Cow::Owned(bytes))
+    }
+
+    /// A stream was deleted at a version: what it lacks up to there was taken out, or is lost.
+    fn pass_deleted(&mut self, key: &StreamKey<'_>, version: u64) {
+        let stream = self.streams.get(key);
+        let missing = version.saturating_sub(stream.old);
+        if missing == 0 || version == u64::MAX {
+            return;
+        }
+        let first = stream.old + 1;
+        stream.old = version;
+        if missing <= self.unattributed {
+            self.unattributed -= missing;
+            stream.new += missing;
+        } else {
+            self.losses.of_stream(key, first, version);
+        }
+    }
+
     fn note_saved(&mut self, position: u64) {
         self.losses.skip_to(position);
         self.losses.next_position = position + 1;
-        self.report.events += 1;
+        let new_first = self.report.events + self.report.removed;
         match self.report.kept.last_mut() {
             Some(run) if run.last + 1 == position => run.last = position,
-            _ => self.report.kept.push(Transfer { first: position, last: position, new_first: self.report.events }),
+            _ => self.report.kept.push(Transfer { first: position, last: position, new_first }),
         }
     }
 }

@@ -33,13 +33,15 @@ pub(super) const DAMAGE_MAX: usize = 100_000;
 pub struct VerifyReport {
     /// How many events are whole.
     pub events: u64,
+    /// How many events were taken out after they had been deleted or had passed their limits; they are no loss.
+    pub removed: u64,
     /// How many frames are whole.
     pub frames: u64,
     /// How many segments were read.
     pub segments: u64,
     /// How many bytes of segments were read.
     pub bytes: u64,
-    /// The last event that is whole.
+    /// The last event that is whole, or was taken out.
     pub last_position: Position,
     /// How many bytes follow the log that nobody was promised: an append that was interrupted, or is under way. That is no damage.
     pub unpromised_bytes: u64,
@@ -123,7 +125,7 @@ struct Verifying<'a> {
     storage: &'a dyn Storage,
     report: VerifyReport,
     streams: Streams<Known>,
-    /// How many events lie in damaged places so far: a stream's versions may skip as many.
+    /// How many events lie in damaged places or were taken out so far: a stream's versions may skip as many.
     lost: u64,
     /// The segment that is being read.
     reading: Option<Reading>,
@@ -178,22 +180,46 @@ impl Verifying<'_> {
             return;
         }
         for (at, entry, body) in frame_at(bytes, start, header).records() {
+            let position = header.base_position + u64::from(entry.position_delta);
+            if entry.is_removed() {
+                self.removed(position, header.lsn + at as u64);
+                continue;
+            }
             let place = || source.offset(header.lsn) + (at + entry.body_offset as usize) as u64;
-            self.event(source, header.base_position + u64::from(entry.position_delta), (&entry, header.lsn + at as u64), body, place);
+            self.event(source, position, (&entry, header.lsn + at as u64), body, place);
         }
     }
 
     fn rescued(&mut self, source: &Source, rescued: &Rescued) {
         for record in rescued.records.iter().filter(|record| record.is_whole) {
+            if record.entry.is_removed() {
+                self.removed(record.position, 0);
+                continue;
+            }
             self.event(source, record.position, (&record.entry, 0), &rescued.bytes[record.body.clone()], || record.offset);
         }
     }
 
-    /// Takes in an event whose checksums match; its entry comes with its LSN.
-    fn event(&mut self, source: &Source, position: u64, (entry, lsn): (&RecordEntry, u64), body: &[u8], offset: impl Fn() -> u64) {
+    /// Takes in that a record was taken out, whose entry has this LSN: nobody knows of which stream it was.
+    fn removed(&mut self, position: u64, lsn: u64) {
+        self.pass_to(position);
+        self.report.removed += 1;
+        self.lost = self.lost.saturating_add(1);
+        if let Some(logged) = self.reading.as_mut().and_then(Reading::logged) {
+            logged.push_removed(lsn);
+        }
+    }
+
+    /// Goes on to a position; those that are missing before it lie in damaged places.
+    fn pass_to(&mut self, position: u64) {
         let next = self.report.last_position.0 + 1;
         self.lost = self.lost.saturating_add(position.saturating_sub(next));
         self.report.last_position = Position(position);
+    }
+
+    /// Takes in an event whose checksums match; its entry comes with its LSN.
+    fn event(&mut self, source: &Source, position: u64, (entry, lsn): (&RecordEntry, u64), body: &[u8], offset: impl Fn() -> u64) {
+        self.pass_to(position);
         self.report.events += 1;
         let fail = |reason: &str| source.damage(offset(), Some(u64::from(entry.body_bytes)), (position, position + 1), reason);
         let (body, names) = match Body::parse(body) {

@@ -46,6 +46,16 @@ impl Subject {
         Self { store: home.open(), home }
     }
 
+    /// Has the backend do with its files what it does while a store is open.
+    pub(super) fn tidy(&self) {
+        self.home.tidy();
+    }
+
+    /// Whether ids of events that are left out may be unknown.
+    pub(super) fn forgets(&self) -> bool {
+        self.home.forgets()
+    }
+
     pub(super) fn is_persistent(&self) -> bool {
         self.store.capabilities().persistent
     }
@@ -193,8 +203,8 @@ pub(super) fn full_event() -> NewEvent {
 #[track_caller]
 pub(super) fn assert_conflict(error: &Error, aggregate_id: &str, expected: ExpectedVersion, actual: u64) {
     match error {
-        Error::Conflict { aggregate_id: id, expected: stale, actual: found } => {
-            assert_eq!((&**id, *stale, *found), (aggregate_id, expected, AggregateVersion(actual)));
+        Error::Conflict { aggregate_id: id, expected: stale, actual: found, deleted } => {
+            assert_eq!((&**id, *stale, *found, *deleted), (aggregate_id, expected, AggregateVersion(actual), false));
         }
         other => panic!("expected a conflict, not {other:?}"),
     }

@@ -1,28 +1,33 @@
 //! The naive model: a `Vec` of events that says what a store has to answer, and a store around it.
 
+mod keeping;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use keeping::Keeping;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::error::{Error, EventIdProblem, Result};
 use crate::event::{Event, NewEvent, StreamKey, Timestamp};
+use crate::retention::Retention;
 use crate::store::{
     AppendBatch, BatchSource, Capabilities, Completion, Durability, EventReader, EventStore, Operation, ReadAll, ReadStream, Receipt, StoreIdentity,
     StreamAppend, StreamInfo,
 };
 use crate::testing::Home;
-use crate::version::{AggregateVersion, Position};
+use crate::version::{AggregateVersion, ExpectedVersion, Position};
 
 /// What a store has to answer, found the slow and obvious way.
 #[derive(Debug, Clone, Default)]
 pub struct Model {
     events: Vec<Event>,
     last_commit: Timestamp,
+    keeping: Keeping,
 }
 
 impl Model {
@@ -48,7 +53,8 @@ impl Model {
     pub fn read(&self, query: &ReadStream) -> Vec<Event> {
         let key = StreamKey { tenant: &query.tenant, aggregate_id: &query.aggregate_id };
         let mut found = self.events.clone();
-        found.retain(|event| is_of(event, &key));
+        let first = self.first_live(&key);
+        found.retain(|event| is_of(event, &key) && event.version.0 >= first);
         found.retain(|event| query.after.is_none_or(|after| event.version > after));
         found.retain(|event| query.before.is_none_or(|before| event.version < before));
         turn_and_cut(found, query.backwards, query.limit)
@@ -59,6 +65,8 @@ impl Model {
     pub fn read_all(&self, query: &ReadAll) -> Vec<Event> {
         let named = |names: &[String], name: &str| names.is_empty() || names.iter().any(|one| one == name);
         let mut found = self.events.clone();
+        found.retain(|event| query.include_system || !event.event_type().starts_with('$'));
+        found.retain(|event| event.version.0 >= self.first_live(&StreamKey { tenant: event.tenant(), aggregate_id: event.aggregate_id() }));
         found.retain(|event| query.after.is_none_or(|after| event.position > after));
         found.retain(|event| query.before.is_none_or(|before| event.position < before));
         found.retain(|event| named(&query.event_types, event.event_type()));
@@ -69,6 +77,11 @@ impl Model {
     /// What is known about a stream.
     #[must_use]
     pub fn stream(&self, key: &StreamKey<'_>) -> Option<StreamInfo> {
+        if self.is_deleted(key) { None } else { self.ever(key) }
+    }
+
+    /// What was known about a stream before it was deleted, if it was.
+    fn ever(&self, key: &StreamKey<'_>) -> Option<StreamInfo> {
         let last = self.events.iter().rfind(|event| is_of(event, key))?;
         Some(StreamInfo { aggregate_type: last.aggregate_type().to_owned(), version: last.version, last_position: last.position })
     }
@@ -80,7 +93,7 @@ impl Model {
     }
 
     fn version(&self, key: &StreamKey<'_>) -> AggregateVersion {
-        self.stream(key).map_or(AggregateVersion::NONE, |stream| stream.version)
+        self.ever(key).map_or(AggregateVersion::NONE, |stream| stream.version)
     }
 
     /// The first receipts, if this batch is the repetition of one that is stored.
@@ -131,7 +144,7 @@ impl Model {
     }
 
     fn check(&self, key: &StreamKey<'_>, stream: &StreamAppend) -> Result<()> {
-        let info = self.stream(key);
+        let info = self.ever(key);
         if let Some(StreamInfo { aggregate_type: stored, .. }) = &info
             && *stored != stream.aggregate_type
         {
@@ -139,10 +152,15 @@ impl Model {
             return Err(Error::AggregateType { aggregate_id: stream.aggregate_id.clone(), stored, requested });
         }
         let actual = info.map_or(AggregateVersion::NONE, |info| info.version);
-        if stream.expected.accepts(actual) {
+        self.expect(key, stream.expected, actual)
+    }
+
+    fn expect(&self, key: &StreamKey<'_>, expected: ExpectedVersion, actual: AggregateVersion) -> Result<()> {
+        let deleted = self.is_deleted(key);
+        if if deleted { expected.accepts_deleted() } else { expected.accepts(actual) } {
             return Ok(());
         }
-        Err(Error::Conflict { aggregate_id: stream.aggregate_id.clone(), expected: stream.expected, actual })
+        Err(Error::Conflict { aggregate_id: key.aggregate_id.to_owned(), expected, actual, deleted })
     }
 }
 
@@ -218,6 +236,23 @@ impl EventStore for ModelStore {
         self.later(move |model| model.stream(&StreamKey { tenant: &tenant, aggregate_id: &aggregate_id }))
     }
 
+    fn delete(&self, key: StreamKey<'_>, expected: ExpectedVersion) -> Completion<Receipt> {
+        let (tenant, aggregate_id) = (key.tenant.to_owned(), key.aggregate_id.to_owned());
+        let deleted = self.later(move |model| model.delete(&StreamKey { tenant: &tenant, aggregate_id: &aggregate_id }, expected));
+        later(move || deleted.wait()?)
+    }
+
+    fn set_retention(&self, key: StreamKey<'_>, retention: Retention) -> Completion<Receipt> {
+        let (tenant, aggregate_id) = (key.tenant.to_owned(), key.aggregate_id.to_owned());
+        let set = self.later(move |model| model.set_retention(&StreamKey { tenant: &tenant, aggregate_id: &aggregate_id }, retention));
+        later(move || set.wait()?)
+    }
+
+    fn retention(&self, key: StreamKey<'_>) -> Completion<Retention> {
+        let (tenant, aggregate_id) = (key.tenant.to_owned(), key.aggregate_id.to_owned());
+        self.later(move |model| model.retention(&StreamKey { tenant: &tenant, aggregate_id: &aggregate_id }))
+    }
+
     fn head(&self) -> Completion<Position> {
         self.later(|model| model.head())
     }
@@ -243,7 +278,7 @@ impl EventStore for ModelStore {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new("model", Durability::Memory, true, true)
+        Capabilities::new("model", Durability::Memory, true, true).with_retention()
     }
 }
 

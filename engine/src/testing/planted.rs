@@ -335,7 +335,7 @@ impl Planted {
         for stream in &mut batch.streams {
             let actual = self.version(&batch.tenant, &stream.aggregate_id)?;
             if !stream.expected.accepts(actual) {
-                return Err(Error::Conflict { aggregate_id: stream.aggregate_id.clone(), expected: stream.expected, actual });
+                return Err(Error::Conflict { aggregate_id: stream.aggregate_id.clone(), expected: stream.expected, actual, deleted: false });
             }
             stream.expected = ExpectedVersion::Any;
         }

@@ -1,5 +1,7 @@
 //! Random operations, each answered as the naive model answers it.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
@@ -9,6 +11,7 @@ use super::arrange::{Subject, event};
 use super::{Backend, Model};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventData, NewEvent, StreamKey, Tag, Timestamp};
+use crate::retention::Retention;
 use crate::store::{AppendBatch, ReadAll, ReadStream, Receipt, StreamAppend};
 use crate::version::{AggregateVersion, ExpectedVersion, Position};
 
@@ -20,7 +23,11 @@ enum Step {
     Read(ReadStream),
     ReadAll(ReadAll),
     Describe(&'static str, &'static str),
+    Delete(&'static str, &'static str, ExpectedVersion),
+    Limit(&'static str, &'static str, Retention),
     Reopen,
+    /// Whatever the backend does with its files while the store is open.
+    Tidy,
 }
 
 /// Where an event's id comes from.
@@ -100,12 +107,26 @@ fn names(among: &'static [&'static str]) -> impl Strategy<Value = Vec<String>> {
 }
 
 fn read_all() -> impl Strategy<Value = Step> {
-    (bound(), bound(), bound(), any::<bool>(), names(&EVENT_TYPES), names(&AGGREGATE_TYPES)).prop_map(
-        |(after, before, limit, backwards, event_types, aggregate_types)| {
+    (bound(), bound(), bound(), any::<bool>(), names(&EVENT_TYPES), names(&AGGREGATE_TYPES), proptest::bool::weighted(0.2)).prop_map(
+        |(after, before, limit, backwards, event_types, aggregate_types, include_system)| {
             let (after, before) = (after.map(Position), before.map(Position));
-            Step::ReadAll(ReadAll { after, before, event_types, aggregate_types, limit, backwards, include_system: false })
+            Step::ReadAll(ReadAll { after, before, event_types, aggregate_types, limit, backwards, include_system })
         },
     )
+}
+
+fn delete() -> impl Strategy<Value = Step> {
+    (select(&TENANTS[..]), select(&AGGREGATES[..]), expected_version())
+        .prop_map(|(tenant, aggregate_id, expected)| Step::Delete(tenant, aggregate_id, expected))
+}
+
+fn limit() -> impl Strategy<Value = Step> {
+    // Times are from long ago or far ahead, where they are given.
+    let age = proptest::option::weighted(0.4, Just(Duration::from_hours(1)));
+    let (count, version) = (proptest::option::weighted(0.5, 0..4_u64), proptest::option::weighted(0.3, (0..8_u64).prop_map(AggregateVersion)));
+    (select(&TENANTS[..]), select(&AGGREGATES[..]), age, count, version).prop_map(|(tenant, aggregate_id, max_age, max_count, truncate_before)| {
+        Step::Limit(tenant, aggregate_id, Retention { max_age, max_count, truncate_before })
+    })
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -115,7 +136,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => read(),
         3 => read_all(),
         1 => (select(&TENANTS[..]), select(&AGGREGATES[..])).prop_map(|(tenant, aggregate_id)| Step::Describe(tenant, aggregate_id)),
+        1 => delete(),
+        1 => limit(),
         1 => Just(Step::Reopen),
+        1 => Just(Step::Tidy),
     ];
     proptest::collection::vec(step, 1..40)
 }
@@ -134,7 +158,9 @@ impl std::fmt::Debug for Payload {
 fn known(subject: &Subject, event: &Event, given: &[Uuid]) -> impl PartialEq + std::fmt::Debug + use<> {
     let names = [event.tenant(), event.aggregate_id(), event.aggregate_type(), event.event_type()].map(str::to_owned);
     let timestamp = given.contains(&event.id()).then(|| event.timestamp());
-    let place = (event.position(), event.version(), event.id(), timestamp);
+    // The store gives its own events their ids, and what they say of several aggregates at once may be about any of them.
+    let id = if event.event_type().starts_with('$') { Uuid::nil() } else { event.id() };
+    let place = (event.position(), event.version(), id, timestamp);
     (place, names, Payload(subject.comparable(event)), event.tags().expect("the tags are readable"))
 }
 
@@ -145,6 +171,10 @@ fn verdict(result: &Result<Vec<Receipt>>) -> Result<Vec<(String, Position, Aggre
         Err(Error::EventIdConflict { .. }) => Err("a conflict of event ids".to_owned()),
         Err(error) => Err(format!("{error:?}")),
     }
+}
+
+fn verdict_of_one(result: Result<Receipt>) -> Result<Vec<(String, Position, AggregateVersion, u32)>, String> {
+    verdict(&result.map(|receipt| vec![receipt]))
 }
 
 /// The store, the model, and what was appended so far.
@@ -159,6 +189,10 @@ struct Comparison {
 
 impl Comparison {
     fn append(&mut self, batch: &AppendBatch) -> Result<(), TestCaseError> {
+        let mut events = batch.streams.iter().flat_map(|stream| &stream.events);
+        if self.subject.forgets() && events.any(|event| self.model.leaves_out(event.id)) {
+            return Ok(());
+        }
         let expected = self.model.append(batch);
         prop_assert_eq!(verdict(&self.subject.try_append(batch)), verdict(&expected));
         if expected.is_ok() {
@@ -167,6 +201,10 @@ impl Comparison {
             self.stored.push(batch.clone());
         }
         Ok(())
+    }
+
+    fn keeps(&self) -> bool {
+        self.subject.store.capabilities().retention
     }
 
     fn give_ids(&mut self, mut batch: AppendBatch, ids: &[IdPlan]) -> AppendBatch {
@@ -203,8 +241,20 @@ impl Comparison {
                 let key = StreamKey { tenant, aggregate_id };
                 prop_assert_eq!(self.subject.info(key), self.model.stream(&key));
             }
+            Step::Delete(tenant, aggregate_id, expected) if self.keeps() => {
+                let key = StreamKey { tenant, aggregate_id };
+                let (deleted, expected) = (self.subject.store.delete(key, expected).wait(), self.model.delete(&key, expected));
+                prop_assert_eq!(verdict_of_one(deleted), verdict_of_one(expected));
+            }
+            Step::Limit(tenant, aggregate_id, retention) if self.keeps() => {
+                let key = StreamKey { tenant, aggregate_id };
+                let (limited, expected) = (self.subject.store.set_retention(key, retention).wait(), self.model.set_retention(&key, retention));
+                prop_assert_eq!(verdict_of_one(limited), verdict_of_one(expected));
+                prop_assert_eq!(self.subject.store.retention(key).wait().expect("known"), self.model.retention(&key));
+            }
             Step::Reopen if self.subject.is_persistent() => self.subject.reopen(),
-            Step::Repeat(_) | Step::Reopen => {}
+            Step::Tidy => self.subject.tidy(),
+            Step::Repeat(_) | Step::Reopen | Step::Delete(..) | Step::Limit(..) => {}
         }
         prop_assert_eq!(self.subject.head(), self.model.head().0);
         Ok(())

@@ -21,6 +21,7 @@ mod power_cuts;
 mod runs;
 mod runs_of_indexes;
 mod salvaging;
+mod scavenging;
 mod truncation;
 mod verifying;
 mod ways_out;

@@ -137,7 +137,8 @@ class EventualiError(Exception):
 class ConflictError(EventualiError):
     """Another writer was first: the aggregate is not at the expected version.
 
-    Nothing was stored: load it again, decide again, save again.
+    Nothing was stored: load it again, decide again, save again. Where it was `deleted`, its id can be used again by an append that expects
+    `NO_STREAM` or `ANY`.
     """
 
     aggregate_id: str
@@ -147,7 +148,10 @@ class ConflictError(EventualiError):
     """The version the writer expected, or `"no stream"`, `"an existing stream"`."""
 
     actual_version: int
-    """The version it has; 0 without events."""
+    """The version it has; 0 if it never had events."""
+
+    deleted: bool = False
+    """Whether it was deleted, at that version, and nothing was appended to it since."""
 
 
 OptimisticConcurrencyError = ConflictError
@@ -155,7 +159,7 @@ OptimisticConcurrencyError = ConflictError
 
 
 class AggregateNotFoundError(EventualiError, LookupError):
-    """The aggregate has no events in this store (up to the version, position or time that was asked for)."""
+    """The aggregate has no events in this store, or was deleted (or had none up to the version, position or time that was asked for)."""
 
     aggregate_id: str
     """The aggregate that was asked for."""

@@ -32,10 +32,11 @@ pub(crate) fn unsupported(py: Python<'_>, message: &str) -> PyErr {
 fn describe(py: Python<'_>, cause: &Error, facts: &Bound<'_, PyDict>) -> PyResult<&'static str> {
     let text = |path: &Path| path.display().to_string();
     Ok(match cause {
-        Error::Conflict { aggregate_id, expected, actual } => {
+        Error::Conflict { aggregate_id, expected, actual, deleted } => {
             facts.set_item("aggregate_id", aggregate_id)?;
             facts.set_item("expected_version", expected_version(py, *expected)?)?;
             facts.set_item("actual_version", actual.0)?;
+            facts.set_item("deleted", deleted)?;
             "ConflictError"
         }
         Error::AggregateNotFound { aggregate_id } => {

@@ -40,7 +40,7 @@ pub struct Moved {
 /// # Errors
 /// [`Diverged`](Error::Diverged) if the target holds events that are not the source's; then nothing was written. Those of reading
 /// and of appending; a store that is not available is tried again for 30 s. [`Unsupported`](Error::Unsupported) if the source has
-/// lost an event: positions have no gap.
+/// lost an event, or if aggregates of it were deleted or limited: positions have no gap. Then nothing was written.
 ///
 /// ```
 /// use std::ops::ControlFlow;
@@ -124,6 +124,9 @@ fn pass(source: &mut dyn Source, target: &Store, run: &mut Run, progress: &mut d
     {
         return Err(diverged(last + 1, format!("it has events up to position {head}, which the source does not have")));
     }
+    if let Some(position) = source.first_left_out(0)? {
+        return Err(left_out(position));
+    }
     (run.position, run.last_position) = (head, last_position);
     // The last event that the target has is read again: it must be the source's.
     let stored = if head > 0 { target.event_at(head)? } else { None };
@@ -166,6 +169,15 @@ fn pass(source: &mut dyn Source, target: &Store, run: &mut Run, progress: &mut d
         return Err(missing(run.position + 1));
     }
     Ok(!stopped)
+}
+
+/// The refusal of a source that leaves events out: its positions have gaps, which no target can have.
+pub(super) fn left_out(position: u64) -> Error {
+    Error::Unsupported {
+        message: format!(
+            "aggregates of the source were deleted or limited, the first at position {position}: what it leaves out has positions that nothing else              can have, and a target has no gaps; nothing more was moved: copy the store with a backup"
+        ),
+    }
 }
 
 /// The refusal of a source that has lost an event.

@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::Progress;
-use super::export::{Moved, move_events};
+use super::export::{Moved, left_out, move_events};
 use super::source::{Source, StoreSource};
 use crate::config::Store;
 use crate::sql::row::Metadata;
@@ -82,7 +82,8 @@ fn io(operation: &str, error: &std::io::Error) -> Error {
 /// of their positions. JSON payloads keep every byte.
 ///
 /// # Errors
-/// Those of reading the store; [`Serialization`](Error::Serialization) if the lines cannot be written.
+/// Those of reading the store; [`Serialization`](Error::Serialization) if the lines cannot be written; [`Unsupported`](Error::Unsupported) if
+/// aggregates of it were deleted or limited: then nothing was written.
 ///
 /// ```
 /// use std::ops::ControlFlow;
@@ -106,6 +107,9 @@ pub fn export_json_lines(source: &dyn EventStore, lines: &mut dyn Write, mut pro
     let start = Instant::now();
     let mut source = StoreSource::whole(source);
     let (identity, last_position) = (source.identity()?, source.last_position()?);
+    if let Some(position) = source.first_left_out(0)? {
+        return Err(left_out(position));
+    }
     let mut write = |line: &dyn erased::Line| -> Result<()> {
         line.write(lines)?;
         lines.write_all(b"\n").map_err(|error| io("written", &error))

@@ -15,6 +15,12 @@ pub(super) trait Source {
         self.last_position()
     }
 
+    /// The first position behind `after` at which events were deleted or limited; `None` if there is none.
+    fn first_left_out(&self, after: u64) -> Result<Option<u64>> {
+        let _ = after;
+        Ok(None)
+    }
+
     /// Whether it can be read again from any position; if not, what was read and not stored is gone.
     fn reads_again(&self) -> bool {
         true
@@ -62,6 +68,14 @@ impl Source for StoreSource<'_> {
 
     fn head(&self) -> Result<Option<u64>> {
         self.store.head().wait().map(|head| Some(head.0))
+    }
+
+    fn first_left_out(&self, after: u64) -> Result<Option<u64>> {
+        if !self.store.capabilities().retention {
+            return Ok(None);
+        }
+        let query = ReadAll::new().after(Position(after)).include_system().event_types(["$deleted", "$retention"]).limit(1);
+        Ok(self.store.read_all(query).next().transpose()?.map(|event| event.position().0))
     }
 
     fn read_from<'s>(&'s mut self, position: u64) -> Result<Box<dyn Iterator<Item = Result<Vec<Event>>> + 's>> {

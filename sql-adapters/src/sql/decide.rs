@@ -152,7 +152,12 @@ impl<'a> Deciding<'a> {
         }
         let mut version = known.map_or(0, |stream| stream.version);
         if !append.expected.accepts(AggregateVersion(version)) {
-            return Err(Error::Conflict { aggregate_id: aggregate_id(), expected: append.expected, actual: AggregateVersion(version) });
+            return Err(Error::Conflict {
+                aggregate_id: aggregate_id(),
+                expected: append.expected,
+                actual: AggregateVersion(version),
+                deleted: false,
+            });
         }
         for event in &append.events {
             version += 1;

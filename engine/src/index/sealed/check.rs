@@ -26,31 +26,34 @@ impl SealedIndex {
     /// Reads every page, and whether all that it says fits together.
     pub(crate) fn check(&self) -> Result<(), IndexProblem> {
         self.file.check()?;
-        if self.slots.count != self.events.count || self.ids.count != self.events.count || self.events.count > u64::from(u32::MAX) {
+        let removed = self.check_kinds()?;
+        let there = self.events.count - removed;
+        if self.slots.count != there || self.ids.count != there || self.events.count > u64::from(u32::MAX) {
             return Err(IndexProblem::Damaged("it does not have one id and one stream for each event"));
         }
-        self.check_kinds()?;
         self.check_streams()?;
         self.check_ids()
     }
 
-    fn check_kinds(&self) -> Result<(), IndexProblem> {
+    /// How many events were taken out.
+    fn check_kinds(&self) -> Result<u64, IndexProblem> {
         let kinds = self.kinds()?;
         let mut counts = vec![0_u32; kinds.numbered.len()];
-        let mut overflowed = 0;
+        let (mut overflowed, mut removed) = (0, 0);
         self.file.pages.each(&self.events, 0..self.events.count, &mut Page::new(), |entry| {
             let number = u16::from_le_bytes(get(entry, event::KIND));
             match counts.get_mut(usize::from(number)) {
                 Some(count) => *count += 1,
                 None if number == kind::OVERFLOW => overflowed += 1,
+                None if number == kind::REMOVED => removed += 1,
                 None => return Err(IndexProblem::Damaged("an event is of a kind that is not there")),
             }
             Ok(())
         })?;
-        if overflowed != kinds.overflowed || !kinds.numbered.iter().map(|kind| kind.count).eq(counts) {
+        if overflowed + removed != kinds.overflowed || !kinds.numbered.iter().map(|kind| kind.count).eq(counts) {
             return Err(IndexProblem::Damaged("it counts its kinds wrongly"));
         }
-        Ok(())
+        Ok(removed)
     }
 
     fn check_streams(&self) -> Result<(), IndexProblem> {
@@ -70,7 +73,7 @@ impl SealedIndex {
                 seen.see(u32::from_le_bytes(get(entry, 0)), "an event stands in two streams, or is not there")
             })?;
         }
-        if slots == self.events.count { Ok(()) } else { Err(IndexProblem::Damaged("an event stands in no stream")) }
+        if slots == self.slots.count { Ok(()) } else { Err(IndexProblem::Damaged("an event stands in no stream")) }
     }
 
     fn check_ids(&self) -> Result<(), IndexProblem> {

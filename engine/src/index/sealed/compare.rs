@@ -10,6 +10,9 @@ use crate::index::file::{IndexProblem, Page};
 use crate::index::names::Names;
 use crate::log::format::get;
 
+/// Stands for the stream of a record that was taken out.
+const REMOVED: u32 = u32::MAX;
+
 /// What was read of a segment's events, in the memory of 24 bytes an event.
 pub(crate) struct Logged {
     store_id: Uuid,
@@ -59,6 +62,16 @@ impl Logged {
         self.events.len() as u64
     }
 
+    /// Takes in that the next record was taken out, whose entry is here.
+    pub(crate) fn push_removed(&mut self, lsn: u64) {
+        let place = self.place(lsn);
+        self.events.push(LoggedEvent { id_hash: 0, place, stream: REMOVED, event_type: 0 });
+    }
+
+    fn place(&self, lsn: u64) -> u32 {
+        u32::try_from(lsn.saturating_sub(self.base_lsn) / 8).unwrap_or(u32::MAX)
+    }
+
     /// The number of a stream, whose first event in the segment follows.
     pub(crate) fn add_stream(&mut self, key: &StreamKey<'_>, aggregate_type: &str, first_version: u64, previous_segment: Option<u64>) -> u32 {
         let number = u32::try_from(self.streams.len()).unwrap_or(u32::MAX);
@@ -69,7 +82,7 @@ impl Logged {
 
     /// Takes in the next event.
     pub(crate) fn push(&mut self, event: &EventRead<'_>) {
-        let place = u32::try_from(event.lsn.saturating_sub(self.base_lsn) / 8).unwrap_or(u32::MAX);
+        let place = self.place(event.lsn);
         let (id_hash, event_type) = (id_hash(self.store_id, event.id), self.types.number(event.event_type));
         // A log in which a segment stands twice is damaged, and then its events are not counted here.
         let Some(stream) = self.streams.get_mut(event.stream as usize) else { return };
@@ -94,8 +107,9 @@ impl SealedIndex {
         self.compare_streams(logged)?;
         self.file.pages.each(&self.ids, 0..self.ids.count, &mut Page::new(), |entry| {
             let slot = u32::from_le_bytes(get(entry, id::SLOT));
-            let same = logged.events[slot as usize].id_hash == u64::from_le_bytes(get(entry, id::HASH));
-            if same { Ok(()) } else { Err(IndexProblem::Damaged("it has another id of an event than the segment")) }
+            let event = &logged.events[slot as usize];
+            let same = event.id_hash == u64::from_le_bytes(get(entry, id::HASH));
+            if same || event.is_removed() { Ok(()) } else { Err(IndexProblem::Damaged("it has another id of an event than the segment")) }
         })
     }
 
@@ -110,6 +124,9 @@ impl SealedIndex {
             if event.place != u32::from_le_bytes(get(entry, event::PLACE)) {
                 return Err(IndexProblem::Damaged("it has another place of an event than the segment"));
             }
+            if event.is_removed() {
+                return Ok(());
+            }
             let number = u16::from_le_bytes(get(entry, event::KIND));
             let same = match kinds.get(usize::from(number)) {
                 Some(kind) => *kind == logged.kind(event),
@@ -120,33 +137,50 @@ impl SealedIndex {
     }
 
     fn compare_streams(&self, logged: &mut Logged) -> Result<(), IndexProblem> {
-        if self.streams.count != logged.streams.len() as u64 {
-            return Err(IndexProblem::Damaged("it does not have the streams that the segment has"));
-        }
         let mut aggregate_types = Vec::new();
         for number in 0..u32::try_from(self.aggregate_types.count).unwrap_or(u32::MAX) {
             aggregate_types.push(logged.types.number(&self.aggregate_type(number)?));
         }
-        let mut of_slots = Page::new();
+        let (mut of_slots, mut streams) = (Page::new(), 0);
         for entry in self.stream_entries() {
             let entry = entry?;
-            let (mut of, mut before) = (None, None);
+            let (mut of, mut before, mut removed) = (None, None, 0);
             let slots = u64::from(entry.slots_at)..u64::from(entry.slots_at) + u64::from(entry.count);
             self.file.pages.each(&self.slots, slots, &mut of_slots, |bytes| {
                 let slot = u32::from_le_bytes(get(bytes, 0));
                 let stream = logged.events[slot as usize].stream;
+                if stream == REMOVED && of.is_none() {
+                    removed += 1;
+                    return Ok(());
+                }
                 if *of.get_or_insert(stream) != stream || before >= Some(slot) {
                     return Err(IndexProblem::Damaged("it has other events of a stream than the segment"));
                 }
                 before = Some(slot);
                 Ok(())
             })?;
+            if of.is_none() && removed > 0 {
+                // All of it was taken out since the index was made.
+                continue;
+            }
+            streams += 1;
             let stream = of.map(|number| &logged.streams[number as usize]);
+            let entry = StreamEntry { first_version: entry.first_version + u64::from(removed), count: entry.count - removed, ..entry };
             if !stream.is_some_and(|stream| stream.is(&entry, aggregate_types.get(entry.aggregate_type as usize))) {
                 return Err(IndexProblem::Damaged("it says something else of a stream than the segment"));
             }
         }
+        if streams != logged.streams.len() {
+            return Err(IndexProblem::Damaged("it does not have the streams that the segment has"));
+        }
         Ok(())
+    }
+}
+
+impl LoggedEvent {
+    /// Whether it was taken out: an index that was made before says what it was, one that was made since does not.
+    fn is_removed(&self) -> bool {
+        self.stream == REMOVED
     }
 }
 
@@ -205,7 +239,7 @@ mod tests {
             let stream = stream.expect("there is room");
             let kind = part.kind(stream, event_type);
             part.push(stream, kind, id(slot), lsn);
-            ids.push(id(slot));
+            ids.push(Some(id(slot)));
         }
         let contents = part.contents(identity, &ids, |_| Ok(3)).expect("they fit together");
         (logged, contents)
@@ -244,7 +278,7 @@ mod tests {
         assert_eq!(difference(|contents| contents.events[0].kind = 1), kind);
         assert_eq!(difference(|contents| contents.events[0].kind = kind::OVERFLOW), kind);
         assert_eq!(difference(|contents| contents.kinds[0].1 = "Paid".to_owned()), kind);
-        assert_eq!(difference(|contents| contents.events[2].id = id(99)), "it has another id of an event than the segment");
+        assert_eq!(difference(|contents| contents.events[2].id = Some(id(99))), "it has another id of an event than the segment");
         assert_eq!(difference(|contents| stream_of(contents, "order-1").first_version = 6), stream);
         assert_eq!(difference(|contents| stream_of(contents, "order-1").previous_segment = 2), stream);
         assert_eq!(difference(|contents| stream_of(contents, "order-1").hash ^= 1), stream);

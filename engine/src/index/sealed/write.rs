@@ -50,7 +50,7 @@ impl Contents {
         for entry in &self.events {
             match counts.get_mut(usize::from(entry.kind)) {
                 Some(count) => *count += 1,
-                None if entry.kind == kind::OVERFLOW => {}
+                None if entry.kind == kind::OVERFLOW || entry.id.is_none() => {}
                 None => return Err(invalid("an event is of a kind that is not there")),
             }
         }
@@ -58,14 +58,18 @@ impl Contents {
         if !self.streams.iter().all(|stream| has_aggregate_type(stream.aggregate_type) && has_slots(stream)) {
             return Err(invalid("a stream refers to what is not there"));
         }
-        if self.slots.len() != self.events.len() || !self.slots.iter().all(|slot| (*slot as usize) < self.events.len()) {
+        let removed = self.events.iter().filter(|event| event.id.is_none()).count();
+        if removed > 0 && self.kinds.len() > usize::from(kind::REMOVED) {
+            return Err(invalid("the kinds of a segment leave no number for events that were taken out"));
+        }
+        if self.slots.len() + removed != self.events.len() || !self.slots.iter().all(|slot| (*slot as usize) < self.events.len()) {
             return Err(invalid("the streams of a segment do not match its events"));
         }
         Ok(counts)
     }
 
     fn summary(&self) -> [u8; SUMMARY_BYTES] {
-        let ids = || self.events.iter().map(|event| event.id);
+        let ids = || self.events.iter().filter_map(|event| event.id);
         let mut bytes = [0; SUMMARY_BYTES];
         put(&mut bytes, summary::SMALLEST_ID, *ids().min().unwrap_or(Uuid::nil()).as_bytes());
         put(&mut bytes, summary::LARGEST_ID, *ids().max().unwrap_or(Uuid::nil()).as_bytes());
@@ -94,8 +98,8 @@ impl Contents {
     }
 
     fn write_ids(&self, writer: &mut Writer) -> io::Result<()> {
-        let hash = |(slot, event): (u32, &super::EventEntry)| (id_hash(self.identity.store_id, event.id), slot);
-        let mut ids: Vec<(u64, u32)> = (0..).zip(&self.events).map(hash).collect();
+        let hash = |(slot, event): (u32, &super::EventEntry)| Some((id_hash(self.identity.store_id, event.id?), slot));
+        let mut ids: Vec<(u64, u32)> = (0..).zip(&self.events).filter_map(hash).collect();
         ids.sort_unstable();
         writer.section(section::IDS, id::BYTES)?;
         for (hash, slot) in &ids {

@@ -30,7 +30,7 @@ pub(crate) trait Decider: Send + 'static {
     fn records(request: &mut Self::Request) -> (&[RecordEntry], &mut Vec<u8>);
 
     /// Reads the log for a request that asked to look, without the lock.
-    fn look(request: &mut Self::Request, writer: &Writer<Self>) -> Result<()>
+    fn look(request: &mut Self::Request, writer: &Arc<Writer<Self>>) -> Result<()>
     where
         Self: Sized;
 

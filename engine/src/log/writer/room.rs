@@ -164,6 +164,54 @@ impl<D: Decider> Writer<D> {
         Ok(())
     }
 
+    /// Seals the segment that is written to, if it has frames, and begins the next one.
+    ///
+    /// # Errors
+    /// What keeps the writer from writing; [`StorageFull`](Error::StorageFull): then nothing has changed.
+    pub(crate) fn begin_segment(self: &Arc<Self>) -> Result<()> {
+        if self.is_of_parent() {
+            return Err(Error::ForkedProcess);
+        }
+        let mut core = self.core.lock();
+        loop {
+            if let Some(error) = core.refusal() {
+                return Err(error);
+            }
+            if core.leading {
+                self.idle.wait(&mut core);
+            } else if core.has_work() {
+                self.lead(core, None);
+                core = self.core.lock();
+            } else {
+                break;
+            }
+        }
+        let is_sealed = core.sealed.last().is_some_and(|last| last.sequence == core.segment.header.sequence);
+        if core.chain.lsn == core.segment.header.base_lsn && !is_sealed {
+            return Ok(());
+        }
+        // As if somebody had waited for room: who comes meanwhile waits behind.
+        (core.leading, core.serving) = (true, true);
+        let mut answers = Answers::new(None);
+        let rolled = match self.roll(&mut core, TAIL_RESERVE, is_sealed) {
+            Ok(()) => Ok(()),
+            Err(NoRoom::Full) => Err(Error::StorageFull { path: self.storage.path(), needed_bytes: Some(SPACE_STEP.0) }),
+            Err(NoRoom::Failed(cause)) => {
+                Self::poison(&mut core, &cause, &mut answers);
+                Err(Error::Poisoned { cause })
+            }
+        };
+        (core.leading, core.serving) = (false, false);
+        self.idle.notify_all();
+        if core.has_work() {
+            self.lead(core, None);
+        } else {
+            drop(core);
+        }
+        answers.wake();
+        rolled
+    }
+
     fn space(&self) -> Space {
         if self.options.mode == Mode::Sync { Space::Written } else { Space::Reserved }
     }

@@ -168,7 +168,7 @@ mod tests {
         let mut places = Vec::new();
         index.places(0, 1, &mut places).unwrap_or_else(|_| panic!("two events"));
         let events: Vec<EventEntry> =
-            (0_u128..).zip(&places).map(|(id, (place, _))| EventEntry { place: *place, kind: 0, id: Uuid::from_u128(id) }).collect();
+            (0_u128..).zip(&places).map(|(id, (place, _))| EventEntry { place: *place, kind: 0, id: Some(Uuid::from_u128(id)) }).collect();
         let stream =
             |hash, slots_at, version| StreamEntry { hash, aggregate_type: 0, first_version: version, count: 1, slots_at, previous_segment: 0 };
         let contents = Contents {

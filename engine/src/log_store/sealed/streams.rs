@@ -170,9 +170,11 @@ impl Sealed {
             *out = found;
             return Ok(());
         }
+        // An index that was made anew leaves out what was taken out of the segment.
+        out.clear();
         match self.span(&span.segment, key, AskFilter::Not, files)? {
-            Some(span) => self.span_locations(&span, key, from, to, files, out),
-            None => Err(Error::configuration("a stream is not in its segment any more")),
+            Some(span) if span.first_version <= to => self.span_locations(&span, key, from.max(span.first_version), to, files, out),
+            _ => Ok(()),
         }
     }
 }
@@ -191,11 +193,11 @@ fn location(segment: &SealedSegment, file: &SealedIndex, slot: u32) -> Result<Lo
     Ok(Location { position: segment.named.base_position + u64::from(slot), lsn: segment.named.base_lsn + u64::from(place) * 8 })
 }
 
-/// The event at a place that an index file tells.
-fn event_at(segment: &SealedSegment, file: &SealedIndex, slot: u32, files: &Files) -> Result<Event, Trouble> {
+/// The event at a place that an index file tells; `None` if it was taken out.
+fn event_at(segment: &SealedSegment, file: &SealedIndex, slot: u32, files: &Files) -> Result<Option<Event>, Trouble> {
     let location = location(segment, file, slot)?;
-    let events = read_locations(&files.segments, &[location], &mut Buffers::default())?;
-    events.into_iter().next().ok_or(Trouble::Index(IndexProblem::Damaged("it names an event that is not there")))
+    let fetched = read_locations(&files.segments, &[location], &mut Buffers::default())?;
+    Ok(fetched.events.into_iter().next())
 }
 
 fn file_span(segment: &Arc<SealedSegment>, file: &SealedIndex, key: &StreamKey<'_>, ask: AskFilter, files: &Files) -> Result<Option<Span>, Trouble> {
@@ -204,7 +206,8 @@ fn file_span(segment: &Arc<SealedSegment>, file: &SealedIndex, key: &StreamKey<'
         let mut slots = Vec::with_capacity(1);
         file.stream_slots(&entry, last_version, last_version, &mut slots)?;
         let slot = *slots.first().ok_or(IndexProblem::Damaged("it has a stream without events"))?;
-        let event = event_at(segment, file, slot, files)?;
+        // Where the last one was taken out, all were.
+        let Some(event) = event_at(segment, file, slot, files)? else { continue };
         if event.version().0 != last_version {
             return Err(IndexProblem::Damaged("it has another version of an event than the log").into());
         }

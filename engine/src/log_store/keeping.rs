@@ -1,0 +1,280 @@
+//! Which aggregates were deleted or limited: read from the store's own stream when somebody first asks, then kept up with.
+
+mod live;
+
+use std::collections::{HashSet, VecDeque};
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use foldhash::fast::RandomState;
+use hashbrown::{Equivalent, HashMap};
+use parking_lot::{Mutex, RwLock};
+
+pub(crate) use live::{Checks, first_live};
+
+use super::append::Deciding;
+use super::read::LogReader;
+use crate::error::Result;
+use crate::event::StreamKey;
+use crate::log::writer::Writer;
+use crate::retention::{Change, Notice, Retention, SYSTEM};
+use crate::store::ReadStream;
+
+/// No stream reaches this version, whatever a damaged event may say.
+const VERSION_MAX: u64 = 1 << 62;
+
+/// What is known of deletions and limits, as far as readers can see them.
+#[derive(Default)]
+pub(crate) struct Keeping {
+    /// Whether there are any: what everybody asks who appends or reads.
+    any: AtomicBool,
+    loaded: AtomicBool,
+    loading: Mutex<()>,
+    state: RwLock<State>,
+}
+
+#[derive(Default)]
+struct State {
+    kept: HashMap<Name, Kept, RandomState>,
+    aggregate_types: HashSet<Arc<str>>,
+    name_bytes: usize,
+}
+
+/// What is kept of an aggregate that was deleted or limited.
+#[derive(Debug, Clone)]
+pub(crate) struct Kept {
+    pub(crate) aggregate_type: Arc<str>,
+    /// The position of the system event that said so last.
+    pub(crate) position: u64,
+    /// Its versions up to this are left out for good: of a deleted one, those that it had.
+    pub(crate) after: u64,
+    /// Its limits; none if it was deleted, whether it was appended to since or not.
+    pub(crate) limits: Option<Box<Limits>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) retention: Retention,
+    /// Its versions up to this were found to be too old.
+    old: u64,
+}
+
+impl Kept {
+    fn new(aggregate_type: Arc<str>, change: Change, position: u64) -> Self {
+        match change {
+            Change::Deleted { version, .. } => Self { aggregate_type, position, after: version.min(VERSION_MAX), limits: None },
+            Change::Limited { after, retention } => {
+                Self { aggregate_type, position, after, limits: Some(Box::new(Limits { retention, old: after })) }
+            }
+        }
+    }
+
+    /// The version at which the stream was deleted that stands at `version`, if nothing was appended to it since.
+    pub(crate) fn deleted_at(&self, version: u64) -> Option<u64> {
+        (self.limits.is_none() && version <= self.after).then_some(self.after)
+    }
+
+    /// The version that the next event of the stream follows at least.
+    pub(crate) fn goes_on_after(&self) -> u64 {
+        if self.limits.is_none() { self.after } else { 0 }
+    }
+
+    pub(crate) fn retention(&self) -> Retention {
+        self.limits.as_ref().map(|limits| limits.retention).unwrap_or_default()
+    }
+}
+
+/// Tenant and aggregate id.
+struct Name {
+    tenant_bytes: u16,
+    text: Box<str>,
+}
+
+impl Name {
+    fn of(key: &StreamKey<'_>) -> Self {
+        Self { tenant_bytes: u16::try_from(key.tenant.len()).unwrap_or(u16::MAX), text: [key.tenant, key.aggregate_id].concat().into() }
+    }
+
+    fn key(&self) -> StreamKey<'_> {
+        let (tenant, aggregate_id) = self.text.split_at(usize::from(self.tenant_bytes));
+        StreamKey { tenant, aggregate_id }
+    }
+}
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Name {}
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+    }
+}
+
+/// A name to look up.
+#[derive(Hash)]
+struct Wanted<'a>(StreamKey<'a>);
+
+impl Equivalent<Name> for Wanted<'_> {
+    fn equivalent(&self, name: &Name) -> bool {
+        self.0 == name.key()
+    }
+}
+
+impl Keeping {
+    /// Whether it was read what there is.
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.loaded.load(Ordering::Acquire)
+    }
+
+    /// Whether there are deletions or limits that readers can see.
+    pub(crate) fn any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
+    /// Reads what there is, unless that was done; whether there is any. Costs one look-up where there is none.
+    pub(crate) fn load(&self, writer: &Arc<Writer<Deciding>>) -> Result<bool> {
+        if self.is_loaded() {
+            return Ok(self.any());
+        }
+        let _loading = self.loading.lock();
+        if self.is_loaded() {
+            return Ok(self.any());
+        }
+        // What it says is appended only when this has been read, or taken in where another process appends it: nothing is missed.
+        let mut reader = LogReader::raw_stream(writer, ReadStream::of(SYSTEM))?;
+        loop {
+            let events = reader.read()?;
+            if events.is_empty() {
+                break;
+            }
+            for event in events {
+                if let Some(notice) = Notice::of_event(&event)? {
+                    self.take_in(&notice, event.position().0);
+                }
+            }
+        }
+        self.loaded.store(true, Ordering::Release);
+        Ok(self.any())
+    }
+
+    /// Has what there is read again before anybody asks: something was passed over.
+    pub(crate) fn load_again(&self) {
+        self.loaded.store(false, Ordering::Release);
+    }
+
+    /// What is known of a stream.
+    pub(crate) fn get(&self, key: &StreamKey<'_>) -> Option<Kept> {
+        self.state.read().kept.get(&Wanted(*key)).cloned()
+    }
+
+    /// Takes in what a system event says that readers can see, which has this position.
+    pub(crate) fn take_in(&self, notice: &Notice, position: u64) {
+        let mut state = self.state.write();
+        let aggregate_type = state.aggregate_type(&notice.aggregate_type);
+        let kept = Kept::new(aggregate_type, notice.change, position);
+        let name = Name::of(&notice.key());
+        let bytes = name.text.len();
+        if state.kept.get(&Wanted(notice.key())).is_some_and(|known| known.position >= position) {
+            // What is read again is no news.
+            return;
+        }
+        if state.kept.insert(name, kept).is_none() {
+            state.name_bytes += bytes;
+        }
+        drop(state);
+        self.any.store(true, Ordering::Release);
+    }
+
+    /// Notes that a stream's versions up to one are older than the limit that the event at `position` has set.
+    fn note_old(&self, key: &StreamKey<'_>, position: u64, version: u64) {
+        if let Some(kept) = self.state.write().kept.get_mut(&Wanted(*key)).filter(|kept| kept.position == position)
+            && let Some(limits) = &mut kept.limits
+        {
+            limits.old = limits.old.max(version);
+        }
+    }
+
+    /// How many bytes of memory it takes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let state = self.state.read();
+        let limits = state.kept.values().filter(|kept| kept.limits.is_some()).count() * size_of::<Limits>();
+        state.kept.allocation_size() + state.name_bytes + limits
+    }
+
+    /// Every aggregate that was deleted or limited, as tenant and id.
+    pub(crate) fn names(&self) -> Vec<(String, String)> {
+        let name = |name: &Name| (name.key().tenant.to_owned(), name.key().aggregate_id.to_owned());
+        self.state.read().kept.keys().map(name).collect()
+    }
+}
+
+impl State {
+    /// The one text of an aggregate type.
+    fn aggregate_type(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.aggregate_types.get(name) {
+            return Arc::clone(known);
+        }
+        let known: Arc<str> = name.into();
+        self.aggregate_types.insert(Arc::clone(&known));
+        known
+    }
+}
+
+/// Deletions and limits that were appended and that readers cannot see yet, oldest first.
+#[derive(Default)]
+pub(crate) struct InFlight(VecDeque<(u64, Notice)>);
+
+impl InFlight {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn push(&mut self, position: u64, notice: Notice) {
+        self.0.push_back((position, notice));
+    }
+
+    /// The last one about a stream.
+    pub(crate) fn get(&self, key: &StreamKey<'_>) -> Option<Kept> {
+        let (position, notice) = self.0.iter().rev().find(|(_, notice)| notice.key() == *key)?;
+        Some(Kept::new(notice.aggregate_type.as_str().into(), notice.change, *position))
+    }
+
+    /// Hands over what readers can see now.
+    pub(crate) fn published(&mut self, visible: u64, keeping: &Keeping) {
+        while let Some((position, notice)) = self.0.pop_front_if(|(position, _)| *position <= visible) {
+            keeping.take_in(&notice, position);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_aggregate_takes_about_a_hundred_bytes_and_its_name() {
+        let keeping = Keeping::default();
+        let notice = |number: u64| Notice {
+            tenant: "tenant".to_owned(),
+            aggregate_id: format!("aggregate-{number:08}"),
+            aggregate_type: "Thing".to_owned(),
+            change: Change::Deleted { version: number, position: number },
+        };
+        for number in 0..100_000 {
+            keeping.take_in(&notice(number), number);
+        }
+        let (bytes, name) = (keeping.memory_bytes() / 100_000, "tenant".len() + "aggregate-00000000".len());
+        assert!((60..=110).contains(&(bytes - name)), "{bytes} with a name of {name}");
+        for number in [0, 99_999] {
+            let notice = notice(number);
+            assert_eq!(keeping.get(&notice.key()).map(|kept| kept.after), Some(number));
+        }
+        assert!(keeping.get(&StreamKey { tenant: "tenanta", aggregate_id: "ggregate-00000000" }).is_none());
+    }
+}
