@@ -29,11 +29,11 @@ mod _eventuali {
     #[pymodule_export]
     use crate::replay::envelope_of;
     #[pymodule_export]
-    use crate::store::{PyCapabilities, PyEventStore, PyOpenReport, PyReceipt, check_config, close_all, open, rebuild_manifest};
+    use crate::store::{PyCapabilities, PyEventStore, PyOpenReport, PyReceipt, PyRetention, check_config, close_all, open, rebuild_manifest};
     #[pymodule_export]
     use crate::store::{
         PyMirror, PyMove, check_moved, start_backup, start_check, start_export, start_export_lines, start_fork, start_import_eventsourcing,
-        start_import_lines, start_mirror, start_salvage, start_verify,
+        start_import_lines, start_mirror, start_salvage, start_scavenge, start_verify,
     };
     #[pymodule_export]
     use crate::stream::{PyBatches, PyEventStream, PySyncBatches, PySyncEventStream};

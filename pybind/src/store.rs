@@ -12,7 +12,7 @@ mod write;
 
 use std::sync::Arc;
 
-use eventuali::{AggregateVersion, Completion, Position, ReadAll, ReadStream};
+use eventuali::{AggregateVersion, Completion, Position, ReadAll, ReadStream, Receipt, Retention};
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 
@@ -21,14 +21,14 @@ use crate::metadata::metadata_argument;
 use crate::stream::stream;
 use crate::text::id;
 
-pub(crate) use answers::{PyCapabilities, PyOpenReport, PyReceipt};
+pub(crate) use answers::{PyCapabilities, PyOpenReport, PyReceipt, PyRetention};
 use append::Append;
 use arguments::{aggregate_type_filter, at_least, at_least_or_none, event_type_filter, flag, until};
 pub(crate) use config::check_config;
 use load::Load;
 pub(crate) use moving::{
     PyMirror, PyMove, check_moved, start_backup, start_check, start_export, start_export_lines, start_fork, start_import_eventsourcing,
-    start_import_lines, start_mirror, start_salvage, start_verify,
+    start_import_lines, start_mirror, start_salvage, start_scavenge, start_verify,
 };
 pub(crate) use opening::{Handle, close_all, open, rebuild_manifest};
 use write::Save;
@@ -50,6 +50,11 @@ impl PyEventStore {
 
     fn run(&self, py: Python<'_>, job: impl Job) -> PyResult<Py<PyAny>> {
         if self.blocking { bridge::block_on(py, job) } else { bridge::start(py, job) }
+    }
+
+    fn ask_receipt(&self, py: Python<'_>, asked: Completion<Receipt>) -> PyResult<Py<PyAny>> {
+        let effort = Effort { large: false, disk: self.handle.waits() };
+        self.run(py, Ask { asked, effort, answer: |py: Python<'_>, receipt: Receipt| PyReceipt(receipt).into_py_any(py) })
     }
 
     fn ask_position(&self, py: Python<'_>, asked: Completion<Position>, effort: Effort) -> PyResult<Py<PyAny>> {
@@ -84,6 +89,34 @@ impl PyEventStore {
 
     fn append_all(&self, py: Python<'_>, streams: &Bound<'_, PyAny>, metadata: Metadata<'_, '_>) -> PyResult<Py<PyAny>> {
         self.run(py, Append::all(&self.handle, metadata_argument(metadata)?, streams)?)
+    }
+
+    fn delete(&self, py: Python<'_>, aggregate_id: &Bound<'_, PyAny>, expected_version: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        let (aggregate_id, expected) = (id("aggregate_id", aggregate_id)?, arguments::expected(expected_version)?);
+        self.ask_receipt(py, self.handle.store().delete(aggregate_id.as_str().into(), expected))
+    }
+
+    fn set_retention(
+        &self,
+        py: Python<'_>,
+        aggregate_id: &Bound<'_, PyAny>,
+        max_age: Option<&Bound<'_, PyAny>>,
+        max_count: Option<&Bound<'_, PyAny>>,
+        truncate_before: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        let aggregate_id = id("aggregate_id", aggregate_id)?;
+        let retention = Retention {
+            max_age: max_age.map(|age| arguments::span("max_age", age)).transpose()?,
+            max_count: at_least_or_none("max_count", 1, max_count)?,
+            truncate_before: at_least_or_none("truncate_before", 1, truncate_before)?.map(AggregateVersion),
+        };
+        self.ask_receipt(py, self.handle.store().set_retention(aggregate_id.as_str().into(), retention))
+    }
+
+    fn retention(&self, py: Python<'_>, aggregate_id: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        let aggregate_id = id("aggregate_id", aggregate_id)?;
+        let asked = self.handle.store().retention(aggregate_id.as_str().into());
+        self.run(py, Ask { asked, effort: Effort::SHORT, answer: |py: Python<'_>, retention: Retention| PyRetention(retention).into_py_any(py) })
     }
 
     /// `missing` says what happens where there is nothing: an error, or `None`.

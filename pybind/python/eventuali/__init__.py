@@ -72,6 +72,7 @@ from eventuali.store import (
     EventStream,
     OpenReport,
     Receipt,
+    Retention,
     StreamAppend,
     rebuild_manifest,
 )
@@ -120,6 +121,7 @@ __all__ = [
     "Receipt",
     "ReentrantApplyError",
     "ReplayError",
+    "Retention",
     "SerializationError",
     "StorageError",
     "StorageFullError",

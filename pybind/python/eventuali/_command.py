@@ -145,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     other.add_argument(
         "--at", type=int, metavar="POSITION", help="the last event that it has; all of them unless it is given"
     )
+    files("scavenge", "take out of a store's files what was deleted, and give back the space", _scavenge, "PATH")
     files("check", "read every byte of a store's files, and name every damaged place", _check, "PATH")
     files("salvage", "write what can be saved of a damaged store to a new one", _salvage, "PATH", "TARGET")
     return parser
@@ -159,6 +160,7 @@ _HELP = {
     "backup TARGET": "the directory of the copy, which must not exist yet",
     "fork SOURCE": "the directory of a store; it is opened for as long as that takes",
     "fork TARGET": "the directory of the fork, which must not exist yet",
+    "scavenge PATH": "the directory of a store; it is opened for as long as that takes",
     "salvage TARGET": "the directory of the new store, which must not exist yet",
     "FILE": "a file of JSON lines; - is standard output or input",
     "APPLICATION": "the database of the application: sqlite://application.db or postgresql://user@host:5432/database",
@@ -276,6 +278,16 @@ def _fork(options: argparse.Namespace, screen: "Screen") -> int:
     print(
         f"forked {options.target} at position {forked.position:,}: shares {forked.shared_segments:,} segments, "
         f"{forked.copied_segments:,} copied ({forked.copied_bytes:,} bytes); store id {forked.store_id}"
+    )
+    return 0
+
+
+def _scavenge(options: argparse.Namespace, screen: "Screen") -> int:
+    done = maintenance.scavenge(options.path, progress=screen.progress("scavenge"))
+    screen.end()
+    print(
+        f"took out {done.events:,} events of {done.segments:,} segments: "
+        f"{done.bytes_before:,} bytes before, {done.bytes_after:,} now"
     )
     return 0
 

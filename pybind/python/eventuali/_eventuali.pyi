@@ -1,5 +1,5 @@
 from collections.abc import Callable, Generator, Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from os import PathLike
 from types import GenericAlias, MappingProxyType
 from typing import Any, Generic, Literal, Protocol, Self, TypeAlias, TypeVar, final
@@ -24,6 +24,7 @@ __all__ = [
     "OpenReport",
     "Pending",
     "Receipt",
+    "Retention",
     "StoredEvent",
     "SyncEventBatches",
     "SyncEventStream",
@@ -43,6 +44,7 @@ __all__ = [
     "start_import_lines",
     "start_mirror",
     "start_salvage",
+    "start_scavenge",
     "start_verify",
 ]
 
@@ -222,10 +224,33 @@ class Capabilities:
     @property
     def exact_json(self) -> bool:
         """Whether a payload comes back byte for byte; if not, with other white space and another order of keys."""
+    @property
+    def retention(self) -> bool:
+        """Whether aggregates can be deleted and their events limited."""
     @override
     def __eq__(self, other: object, /) -> bool: ...
     @override
     def __ne__(self, other: object, /) -> bool: ...
+
+@final
+class Retention:
+    """How many of an aggregate's events are kept."""
+
+    @property
+    def max_age(self) -> timedelta | None:
+        """How old the leading events may be."""
+    @property
+    def max_count(self) -> int | None:
+        """How many of the newest events are kept at most."""
+    @property
+    def truncate_before(self) -> int | None:
+        """The version from which on events are kept."""
+    @override
+    def __eq__(self, other: object, /) -> bool: ...
+    @override
+    def __ne__(self, other: object, /) -> bool: ...
+    @override
+    def __hash__(self) -> int: ...
 
 @final
 class OpenReport:
@@ -359,6 +384,15 @@ class EventStoreCore:
         limit: int | None,
         backwards: bool,
     ) -> Any: ...
+    def delete(self, aggregate_id: str | UUID, expected_version: int | ExpectedVersion) -> Any: ...
+    def set_retention(
+        self,
+        aggregate_id: str | UUID,
+        max_age: timedelta | None,
+        max_count: int | None,
+        truncate_before: int | None,
+    ) -> Any: ...
+    def retention(self, aggregate_id: str | UUID) -> Any: ...
     def head(self) -> Any: ...
     def sync(self) -> Any: ...
     def durable_position(self) -> Any: ...
@@ -416,4 +450,5 @@ def start_backup(store: EventStoreCore, target: str | PathLike[str], blocking: b
 def start_fork(store: EventStoreCore, target: str | PathLike[str], at: int | None, blocking: bool) -> Move: ...
 def start_check(path: str | PathLike[str], blocking: bool) -> Move: ...
 def start_salvage(path: str | PathLike[str], target: str | PathLike[str], blocking: bool) -> Move: ...
+def start_scavenge(store: EventStoreCore, blocking: bool) -> Move: ...
 def start_mirror(source: EventStoreCore, target: EventStoreCore, blocking: bool) -> Any: ...

@@ -70,6 +70,27 @@ class ForkReport:
 
 @final
 @dataclass(frozen=True, slots=True)
+class ScavengeReport:
+    """What scavenging has given back."""
+
+    events: int
+    """How many events were taken out."""
+
+    segments: int
+    """How many segments they were taken out of."""
+
+    bytes_before: int
+    """How long the files of these segments were, in bytes."""
+
+    bytes_after: int
+    """How long they are."""
+
+    complete: bool
+    """Whether everything was done; `False` if `progress` has stopped it before."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Damage:
     """A damaged place."""
 
@@ -110,6 +131,9 @@ class VerifyReport:
     events: int
     """How many events are whole."""
 
+    removed: int
+    """How many events were taken out after they had been deleted or had passed their limits; they are no loss."""
+
     frames: int
     """How many frames, which are the appends, are whole."""
 
@@ -120,7 +144,7 @@ class VerifyReport:
     """How many bytes of segments were read."""
 
     last_position: int
-    """The last event that is whole."""
+    """The last event that is whole, or was taken out."""
 
     unpromised_bytes: int
     """How many bytes follow the log that nobody was promised: an append that was interrupted, or is under way."""
@@ -196,6 +220,9 @@ class SalvageReport:
     events: int
     """How many events were saved."""
 
+    removed: int
+    """How many events had been taken out after they had been deleted or had passed their limits; they are no loss."""
+
     kept: tuple[KeptRange, ...]
     """The positions that were saved, and which they are now."""
 
@@ -220,9 +247,10 @@ class SalvageReport:
 
 def _verify_report(parts: tuple[Any, ...]) -> VerifyReport:
     """What the core says that verifying has found."""
-    events, frames, segments, size, last_position, unpromised_bytes, damage, damaged_places, complete = parts
+    events, removed, frames, segments, size, last_position, unpromised_bytes, damage, damaged_places, complete = parts
     return VerifyReport(
         events,
+        removed,
         frames,
         segments,
         size,
@@ -236,11 +264,12 @@ def _verify_report(parts: tuple[Any, ...]) -> VerifyReport:
 
 def _salvage_report(parts: tuple[Any, ...]) -> SalvageReport:
     """What the core says that salvaging has saved."""
-    store_id, events, kept, lost, streams, damage, damaged_places, unpromised_bytes, complete = parts
+    store_id, events, removed, kept, lost, streams, damage, damaged_places, unpromised_bytes, complete = parts
     losses = tuple(StreamLoss(tenant, name, _lost(gone), _kept(left)) for tenant, name, gone, left in streams)
     return SalvageReport(
         store_id,
         events,
+        removed,
         _kept(kept),
         _lost(lost),
         losses,
@@ -287,6 +316,14 @@ async def fork(store: AnyStore, target: Directory, at: int | None, *, blocking: 
     async with Opened(store, is_source=True, blocking=blocking) as core:
         move = _eventuali.start_fork(core, directory, at, blocking)
         return ForkReport(*await carried_out(move, None, blocking=blocking))
+
+
+async def scavenge(store: AnyStore, progress: AwaitableReport | None, *, blocking: bool) -> ScavengeReport:
+    """Gives back the space of what was deleted."""
+    require_report(progress)
+    async with Opened(store, is_source=True, blocking=blocking) as core:
+        move = _eventuali.start_scavenge(core, blocking)
+        return ScavengeReport(*await carried_out(move, progress, blocking=blocking))
 
 
 async def verify(path: Directory, progress: AwaitableReport | None, *, blocking: bool) -> VerifyReport:

@@ -1,7 +1,9 @@
-"""Looking after a store: `backup` copies it, `fork` goes on from a position of it, `verify` finds damage, `salvage` saves.
+"""Looking after a store: backups, forks, scavenging, verifying, salvage.
 
-All leave the store as it is, byte for byte. `backup` and `fork` work on an open store while others go on appending. `verify` and
-`salvage` take no lock: they work on a closed store, on one that is damaged beyond opening, and on one that a process is writing to.
+`backup` copies a store, `fork` goes on from a position of it, `scavenge` gives back the space of what was deleted; these work on an open
+store while others go on appending. `verify` finds every damaged place, `salvage` saves what can be saved; they take no lock, and work on a
+closed store, on one that is damaged beyond opening, and on one that a process is writing to. All but `scavenge` leave the store as it
+is, byte for byte.
 Without asyncio: `from eventuali.sync import maintenance`.
 
 Example:
@@ -34,6 +36,7 @@ from eventuali._maintenance import (
     KeptRange,
     LostRange,
     SalvageReport,
+    ScavengeReport,
     StreamLoss,
     VerifyReport,
 )
@@ -47,11 +50,13 @@ __all__ = [
     "LostRange",
     "Progress",
     "SalvageReport",
+    "ScavengeReport",
     "StreamLoss",
     "VerifyReport",
     "backup",
     "fork",
     "salvage",
+    "scavenge",
     "verify",
 ]
 
@@ -119,6 +124,27 @@ async def fork(store: AnyStore, target: Directory, *, at: int | None = None) -> 
         ['user-1', 'user-2']
     """
     return await _maintenance.fork(store, target, at, blocking=False)
+
+
+async def scavenge(store: AnyStore, *, progress: AwaitableReport | None = None) -> ScavengeReport:
+    """Takes out of an open store's files what was deleted or has passed its limits, while others append and read.
+
+    When it returns, the bytes of these events are in none of the store's files, and the space is free; unless a backup has the old files
+    open still. Nothing that can be read changes, nor any position or version. Stopped or killed at any moment, it goes on from there when it
+    is called again. Copies of the store keep what they have.
+
+    Args:
+        store: an open store, or the directory of one, which is then opened for as long as it takes.
+        progress: told before each segment how far it is; `False` stops it, and what was done stays done.
+
+    Raises:
+        UnsupportedError: the store is a database.
+        ConfigurationError: the store is named, and there is none.
+        StoreLockedError: the store is named, and another process has it open.
+        CorruptionError: a segment that has something to be taken out is damaged; it is left as it is.
+        StorageFullError: there is no room for another generation of a segment.
+    """
+    return await _maintenance.scavenge(store, progress, blocking=False)
 
 
 async def verify(path: Directory, *, progress: AwaitableReport | None = None) -> VerifyReport:

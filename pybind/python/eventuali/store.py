@@ -5,7 +5,7 @@ import os
 import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar, final
@@ -13,7 +13,7 @@ from uuid import UUID
 
 from typing_extensions import override
 
-from eventuali import _eventuali
+from eventuali import _eventuali, _maintenance
 from eventuali._eventuali import (
     Capabilities,
     EventBatches,
@@ -23,7 +23,10 @@ from eventuali._eventuali import (
     OpenReport,
     Pending,
     Receipt,
+    Retention,
 )
+from eventuali._maintenance import ScavengeReport
+from eventuali._moving import Report
 from eventuali._opening import OpenRequest, Place, core_of, html_summary, require_act, require_attempts, summary
 from eventuali._places import require_path
 from eventuali.aggregate import Aggregate
@@ -39,6 +42,7 @@ __all__ = [
     "OpenReport",
     "Opening",
     "Receipt",
+    "Retention",
     "StreamAppend",
     "rebuild_manifest",
 ]
@@ -390,6 +394,77 @@ class EventStore:
         """Stores events of several streams in one atomic append, in the order given; one receipt for each part."""
         receipts: list[Receipt] | Pending[list[Receipt]] = self._core.append_all(streams, metadata)
         return (await receipts) if isinstance(receipts, Pending) else receipts
+
+    async def delete(self, aggregate_id: str | UUID, *, expected_version: int | ExpectedVersion = ANY) -> Receipt:
+        """Deletes an aggregate: from now on it has no events. `scavenge` takes its bytes out of the files.
+
+        Its id can be used again by an `append` that expects `NO_STREAM` or `ANY`; versions and type go on where they were. Saving a new
+        aggregate under it conflicts, and the error says that it was `deleted`. Deleting it again stores nothing.
+
+        Args:
+            aggregate_id: the aggregate.
+            expected_version: `ANY`, `STREAM_EXISTS`, or the aggregate's version.
+
+        Raises:
+            AggregateNotFoundError: there never was such an aggregate.
+            ConflictError: it is not at the expected version, or was deleted at another one. Nothing was stored.
+            UnsupportedError: the store is a database, which keeps everything.
+
+        Example:
+            >>> import asyncio
+            >>> from eventuali import EventStore
+            >>> from eventuali.event import UserRegistered
+            >>> async def main() -> None:
+            ...     async with EventStore.create("memory://") as store:
+            ...         ada = UserRegistered(user_id="u-1", email="ada@example.org")
+            ...         await store.append("user-1", [ada], aggregate_type="User")
+            ...         deleted = await store.delete("user-1")
+            ...         print(deleted.version, [event async for event in store.read("user-1")])
+            ...         print((await store.scavenge()).events)
+            >>> asyncio.run(main())
+            1 []
+            1
+        """
+        receipt: Receipt | Pending[Receipt] = self._core.delete(aggregate_id, expected_version)
+        return (await receipt) if isinstance(receipt, Pending) else receipt
+
+    async def set_retention(
+        self,
+        aggregate_id: str | UUID,
+        *,
+        max_age: timedelta | None = None,
+        max_count: int | None = None,
+        truncate_before: int | None = None,
+    ) -> Receipt:
+        """Sets how many of an aggregate's events are kept, in place of what was set before: reads leave out the others at once.
+
+        What is left out is always the beginning of the stream; its last event stays in any case. What was left out once stays so, also when
+        the limits are lifted. `scavenge` takes its bytes out of the files.
+
+        Args:
+            aggregate_id: the aggregate.
+            max_age: leaves out the leading events that are older than this, by their timestamps.
+            max_count: leaves all but so many of the newest events out; at least 1.
+            truncate_before: leaves out the events before this version.
+
+        Raises:
+            AggregateNotFoundError: there is no such aggregate.
+            ConfigurationError: a limit cannot be used.
+            UnsupportedError: the store is a database, which keeps everything.
+        """
+        receipt: Receipt | Pending[Receipt] = self._core.set_retention(
+            aggregate_id, max_age, max_count, truncate_before
+        )
+        return (await receipt) if isinstance(receipt, Pending) else receipt
+
+    async def retention(self, aggregate_id: str | UUID) -> Retention:
+        """How many of an aggregate's events are kept: no limits if none were set."""
+        retention: Retention | Pending[Retention] = self._core.retention(aggregate_id)
+        return (await retention) if isinstance(retention, Pending) else retention
+
+    async def scavenge(self, *, progress: Report | None = None) -> ScavengeReport:
+        """Takes out of the store's files what was deleted or has passed its limits: see `eventuali.maintenance.scavenge`."""
+        return await _maintenance.scavenge(self, progress, blocking=False)
 
     def read(
         self,

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self, TypeVar
 from uuid import UUID
@@ -10,9 +10,11 @@ from uuid import UUID
 from typing_extensions import override
 
 from eventuali import _maintenance_sync as maintenance
-from eventuali._eventuali import Capabilities, EventMetadata, EventStoreCore, OpenReport, Receipt
+from eventuali._eventuali import Capabilities, EventMetadata, EventStoreCore, OpenReport, Receipt, Retention
 from eventuali._eventuali import SyncEventBatches as EventBatches
 from eventuali._eventuali import SyncEventStream as EventStream
+from eventuali._maintenance import ScavengeReport
+from eventuali._moving import Report
 from eventuali._moving_sync import (
     Mirror,
     export,
@@ -169,6 +171,32 @@ class EventStore:
         """Stores events of several streams in one atomic append, in the order given; one receipt for each part."""
         receipts: list[Receipt] = self._core.append_all(streams, metadata)
         return receipts
+
+    def delete(self, aggregate_id: str | UUID, *, expected_version: int | ExpectedVersion = ANY) -> Receipt:
+        """Deletes an aggregate: from now on it has no events. `scavenge` takes its bytes out of the files."""
+        receipt: Receipt = self._core.delete(aggregate_id, expected_version)
+        return receipt
+
+    def set_retention(
+        self,
+        aggregate_id: str | UUID,
+        *,
+        max_age: timedelta | None = None,
+        max_count: int | None = None,
+        truncate_before: int | None = None,
+    ) -> Receipt:
+        """Sets how many of an aggregate's events are kept, in place of what was set before: reads leave out the others at once."""
+        receipt: Receipt = self._core.set_retention(aggregate_id, max_age, max_count, truncate_before)
+        return receipt
+
+    def retention(self, aggregate_id: str | UUID) -> Retention:
+        """How many of an aggregate's events are kept: no limits if none were set."""
+        retention: Retention = self._core.retention(aggregate_id)
+        return retention
+
+    def scavenge(self, *, progress: Report | None = None) -> ScavengeReport:
+        """Takes out of the store's files what was deleted or has passed its limits: see `eventuali.maintenance.scavenge`."""
+        return maintenance.scavenge(self, progress=progress)
 
     def read(
         self,

@@ -1,6 +1,8 @@
 //! What a store answers: receipts, capabilities, the open report.
 
-use eventuali::{Capabilities, Durability, OpenOutcome, OpenReport, Receipt};
+use std::time::Duration;
+
+use eventuali::{Capabilities, Durability, OpenOutcome, OpenReport, Receipt, Retention};
 use pyo3::prelude::*;
 
 /// The name of a durability, as configs spell it.
@@ -84,11 +86,45 @@ impl PyCapabilities {
         self.0.exact_json
     }
 
+    #[getter]
+    fn retention(&self) -> bool {
+        self.0.retention
+    }
+
     fn __repr__(&self) -> String {
         let Capabilities { backend, durability, persistent, writable, .. } = self.0;
         let durability = durability_name(durability);
         let truth = |it: bool| if it { "True" } else { "False" };
         format!("<Capabilities {backend}, durability={durability}, persistent={}, writable={}>", truth(persistent), truth(writable))
+    }
+}
+
+/// How many of an aggregate's events are kept.
+#[pyclass(module = "eventuali", name = "Retention", frozen, eq, hash)]
+#[derive(PartialEq, Eq, Hash)]
+pub(crate) struct PyRetention(pub(crate) Retention);
+
+#[pymethods]
+impl PyRetention {
+    #[getter]
+    fn max_age(&self) -> Option<Duration> {
+        self.0.max_age
+    }
+
+    #[getter]
+    fn max_count(&self) -> Option<u64> {
+        self.0.max_count
+    }
+
+    #[getter]
+    fn truncate_before(&self) -> Option<u64> {
+        self.0.truncate_before.map(|version| version.0)
+    }
+
+    fn __repr__(&self) -> String {
+        let number = |number: Option<u64>| number.map_or_else(|| "None".to_owned(), |number| number.to_string());
+        let age = self.0.max_age.map_or_else(|| "None".to_owned(), |age| format!("{}s", age.as_secs_f64()));
+        format!("<Retention max_age={age}, max_count={}, truncate_before={}>", number(self.max_count()), number(self.truncate_before()))
     }
 }
 

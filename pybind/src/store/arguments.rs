@@ -1,13 +1,14 @@
 //! What Python callers pass, as the engine's types.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use eventuali::{AggregateVersion, ExpectedVersion, Position, Timestamp};
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyBytes, PyInt, PyIterator, PyString, PyType};
+use pyo3::types::{PyBool, PyBytes, PyDelta, PyInt, PyIterator, PyString, PyType};
 
 use crate::bridge::configuration;
 use crate::domain::Domain;
@@ -160,6 +161,15 @@ pub(super) fn timestamp(option: &str, value: &Bound<'_, PyAny>) -> PyResult<Time
         ));
     }
     Ok(Timestamp(micros))
+}
+
+/// A `timedelta` that is not negative.
+pub(super) fn span(option: &str, value: &Bound<'_, PyAny>) -> PyResult<Duration> {
+    let py = value.py();
+    if !value.is_instance_of::<PyDelta>() {
+        return Err(PyTypeError::new_err(format!("{option} is a timedelta, not {}", kind(value))));
+    }
+    value.extract().map_err(|_| configuration(py, &format!("{option} is a time from 0 on, not {value}")))
 }
 
 /// How far a load goes.

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use eventuali::maintenance::{
-    BackupReport, Damage, ForkReport, PositionRange, SalvageReport, StreamLoss, Transfer, VerifyReport, backup, fork, salvage, verify,
+    BackupReport, Damage, ForkReport, PositionRange, SalvageReport, ScavengeReport, StreamLoss, Transfer, VerifyReport, backup, fork, salvage,
+    scavenge, verify,
 };
 use eventuali::{Error, LogStore, Position};
 use eventuali_sql::Store;
@@ -50,6 +51,7 @@ pub(super) fn checked(py: Python<'_>, report: &VerifyReport) -> PyResult<Py<PyAn
     let damage: Vec<DamageParts> = report.damage.iter().map(damage_parts).collect();
     (
         report.events,
+        report.removed,
         report.frames,
         report.segments,
         report.bytes,
@@ -69,6 +71,7 @@ pub(super) fn salvaged(py: Python<'_>, report: &SalvageReport) -> PyResult<Py<Py
     (
         report.store_id,
         report.events,
+        report.removed,
         transfers(&report.kept),
         ranges(&report.lost),
         streams,
@@ -96,6 +99,23 @@ fn embedded<'a>(handle: &'a Handle, instead: &str) -> Result<&'a LogStore, Error
         Store::Embedded(store) => Ok(store),
         _ => Err(Error::Configuration { message: format!("{} is a database: {instead}", handle.place()) }),
     }
+}
+
+/// What scavenging has given back, for Python.
+pub(super) fn scavenged(py: Python<'_>, report: &ScavengeReport) -> PyResult<Py<PyAny>> {
+    (report.events, report.segments, report.bytes_before, report.bytes_after, report.complete).into_py_any(py)
+}
+
+#[pyfunction]
+pub(crate) fn start_scavenge(py: Python<'_>, store: &PyEventStore, blocking: bool) -> PyResult<PyMove> {
+    let handle = Arc::clone(&store.handle);
+    PyMove::begin(py, blocking, move |shared| {
+        let Store::Embedded(store) = handle.kind() else {
+            let message = format!("{} is a database, which keeps every event: aggregates are deleted in stores in a directory alone", handle.place());
+            return Err(Error::Unsupported { message }.into());
+        };
+        Ok(Outcome::Scavenged(scavenge(store, |progress| shared.report(progress))?))
+    })
 }
 
 #[pyfunction]
