@@ -195,7 +195,7 @@ fn readers_go_on_with_the_same_history_or_say_that_it_was_lost() {
 #[test]
 fn a_read_that_goes_on_over_lost_events_ends_with_an_error() {
     let mut ended = 0;
-    for seed in 0..rounds(40) {
+    for seed in 0..rounds(12) {
         let storage = FaultyStorage::new(seed);
         let store = open_with(&storage, options(Durability::Os)).expect("created");
         store.append(many("a", 1500, 10)).wait().expect("stored");
