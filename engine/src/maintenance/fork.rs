@@ -23,8 +23,6 @@ use crate::log_store::LogStore;
 use crate::store::EventStore;
 use crate::version::Position;
 
-/// How often it is begun, should segments be rewritten meanwhile.
-const TRIES: usize = 10;
 /// How much is written at once.
 const COPY_BYTES: usize = 1 << 20;
 
@@ -101,29 +99,9 @@ pub fn fork_storage(store: &LogStore, target: &dyn Storage, at: Option<Position>
     let _kept_files = store.keep_files()?;
     let last = last_event(store, &*source, at)?;
     // Whatever holds an event up to there is named by now.
-    let mut manifest = read_manifest(&*source)?;
-    for _ in 1..TRIES {
-        let mut forking = Forking::new(&*source, target, &manifest, last);
-        match forking.carry_out() {
-            Ok(()) => return Ok(forking.report),
-            Err(error) => {
-                let now = read_manifest(&*source)?;
-                if !has_others(&manifest, &now) {
-                    return Err(error);
-                }
-                forking.clear()?;
-                manifest = now;
-            }
-        }
-    }
-    let mut forking = Forking::new(&*source, target, &manifest, last);
-    forking.carry_out().map(|()| forking.report)
-}
-
-/// Whether segments have been rewritten, so that files of what was named before may be gone.
-fn has_others(before: &Manifest, now: &Manifest) -> bool {
-    let files = |manifest: &Manifest| manifest.segments.iter().map(|segment| (segment.sequence, segment.generation)).collect::<Vec<_>>();
-    !files(now).starts_with(&files(before))
+    let manifest = read_manifest(&*source)?;
+    let report = ForkReport { store_id: Uuid::new_v4(), parent_id: manifest.store_id, position: Position(last), ..ForkReport::default() };
+    Forking { source: &*source, target, manifest: &manifest, last, segments: Vec::new(), report }.carry_out()
 }
 
 /// The last event of the fork, which is on disk.
@@ -160,23 +138,11 @@ struct Forking<'a> {
     /// The last event that the fork has.
     last: u64,
     segments: Vec<ManifestSegment>,
-    /// The files that were made.
-    made: Vec<String>,
     report: ForkReport,
 }
 
-impl<'a> Forking<'a> {
-    fn new(source: &'a dyn Storage, target: &'a dyn Storage, manifest: &'a Manifest, last: u64) -> Self {
-        let report = ForkReport { store_id: Uuid::new_v4(), parent_id: manifest.store_id, position: Position(last), ..ForkReport::default() };
-        Self { source, target, manifest, last, segments: Vec::new(), made: Vec::new(), report }
-    }
-
-    /// Removes what was made.
-    fn clear(&self) -> Result<()> {
-        self.made.iter().try_for_each(|name| self.target.remove(name).map_err(|error| self.writing("remove", name, &error)))
-    }
-
-    fn carry_out(&mut self) -> Result<()> {
+impl Forking<'_> {
+    fn carry_out(mut self) -> Result<ForkReport> {
         let (manifest, last) = (self.manifest, self.last);
         let first = manifest.segments.first();
         let first = first.ok_or_else(|| Error::configuration(format!("the manifest of {:?} names no segments", self.source.path())))?;
@@ -202,7 +168,8 @@ impl<'a> Forking<'a> {
             (None, None) => begin(&self.attach(first)?.header),
         };
         self.share_runs();
-        self.finish(&end)
+        self.finish(&end)?;
+        Ok(self.report)
     }
 
     /// Whether a segment is sealed, and the fork has all of its events.
@@ -246,12 +213,8 @@ impl<'a> Forking<'a> {
     }
 
     /// Gives a file a name in the fork too; whether that is possible.
-    fn share_file(&mut self, name: &str) -> Result<bool> {
-        let shared = self.target.share_from(self.source, name).map_err(|error| self.sharing(name, &error))?;
-        if shared {
-            self.made.push(name.to_owned());
-        }
-        Ok(shared)
+    fn share_file(&self, name: &str) -> Result<bool> {
+        self.target.share_from(self.source, name).map_err(|error| self.sharing(name, &error))
     }
 
     /// Shares what was merged from index files of shared segments. What is missing is merged again.
@@ -344,9 +307,8 @@ impl<'a> Forking<'a> {
     }
 
     /// Copies a file as it is, durably; how long it is.
-    fn copy_file(&mut self, name: &str) -> Result<u64> {
-        let source = self.source;
-        let reading = |operation, error: io::Error| Error::io(operation, source.path().join(name), &error);
+    fn copy_file(&self, name: &str) -> Result<u64> {
+        let reading = |operation, error: io::Error| Error::io(operation, self.source.path().join(name), &error);
         let file = self.source.open(name, Access::Read).map_err(|error| reading("open", error))?;
         let mut copy = NewFile { file: self.create(name)?, bytes: Vec::new(), written: 0 };
         let mut bytes = vec![0; COPY_BYTES];
@@ -361,10 +323,8 @@ impl<'a> Forking<'a> {
         }
     }
 
-    fn create(&mut self, name: &str) -> Result<Arc<dyn StorageFile>> {
-        let file = self.target.create(name).map_err(|error| self.writing("create", name, &error))?;
-        self.made.push(name.to_owned());
-        Ok(file)
+    fn create(&self, name: &str) -> Result<Arc<dyn StorageFile>> {
+        self.target.create(name).map_err(|error| self.writing("create", name, &error))
     }
 
     fn sharing(&self, name: &str, error: &io::Error) -> Error {
