@@ -27,16 +27,15 @@ pub enum Compress {
     /// None. Nothing is spent on it; [`compress`](crate::compress) and [`LogStore::compress`](crate::LogStore::compress) still do it at
     /// once when they are called.
     Never,
-    /// All but so many of the newest, by a thread that gives way to others. A store of many segments takes a fraction of the room, and
-    /// what has to be read from the disk is there sooner. What is compressed costs time to decode where it is in memory already: that is
-    /// why the newest, which are likely to be, are left.
+    /// All but so many of the newest, by a thread that gives way to others. A store of many segments takes a fraction of the room. What is
+    /// compressed costs time to decode: reading all of it is slower where the disk is fast, or the segments are in memory already.
     OlderThan(usize),
 }
 
 impl Default for Compress {
-    /// The 16 newest segments stay as they are: 1 GiB of segments of the usual size.
+    /// None: whoever has more of the disk than of time loses nothing.
     fn default() -> Self {
-        Self::OlderThan(16)
+        Self::Never
     }
 }
 

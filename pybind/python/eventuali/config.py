@@ -26,7 +26,7 @@ class EventStoreConfig(ABC):
 
     Example:
         >>> EventStoreConfig.embedded("./orders").with_durability("interval", ms=20)
-        EmbeddedConfig(path='./orders', durability='interval', interval_ms=20, sealed_reads='read', compress_older_than=16, read_only=None)
+        EmbeddedConfig(path='./orders', durability='interval', interval_ms=20, sealed_reads='read', compress_older_than=None, read_only=None)
         >>> EventStoreConfig.sqlite("events.db").with_table_name("custom_events").with_lock_timeout(ms=500)
         SqliteConfig(path='events.db', table_name='custom_events', lock_timeout_ms=500)
         >>> EventStoreConfig.postgres("postgresql://app:s3cret@host:5432/events").with_max_connections(20)
@@ -108,7 +108,7 @@ class EmbeddedConfig(EventStoreConfig):
     sealed_reads: Literal["read", "mapped"] = "read"
     """How finished segment files are read."""
 
-    compress_older_than: int | None = 16
+    compress_older_than: int | None = None
     """Finished segment files are compressed, but for so many of the newest; `None`: none is."""
 
     read_only: Literal["visible", "durable"] | None = None
@@ -197,8 +197,8 @@ class EmbeddedConfig(EventStoreConfig):
         """Which finished segment files are compressed while the store is open: all but so many of the newest, or with `None` none.
 
         A file holds about 64 MiB of events, and a store takes a fraction of that once they are compressed. It is done by a thread that
-        gives way to others. The newest files, which are likely to be in memory, are left as they are: there, decoding would take longer
-        than reading. What does not become smaller stays as it is too.
+        gives way to others. Decoding costs time: reading everything is slower where the disk is fast or the files are in memory.
+        What does not become smaller stays as it is too.
 
         Raises:
             ConfigurationError: it is no number of files.
