@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use eventuali::maintenance::{ScavengeReport, backup, salvage, scavenge, verify};
 use eventuali::{
-    AppendBatch, Error, Event, EventData, EventStore, ExpectedVersion, LogStore, NewEvent, OpenOptions, ReadAll, ReadStream, Result, Retention,
-    Timestamp, compress,
+    AppendBatch, Error, Event, EventData, EventStore, ExpectedVersion, Follow, LogStore, NewEvent, OpenOptions, ReadAll, ReadStream, Result,
+    Retention, Timestamp, compress,
 };
 
 fn open(path: &Path) -> LogStore {
@@ -459,4 +459,31 @@ fn a_closed_store_and_one_that_is_read_up_to_damage_are_not_scavenged() {
     delete(&store, 0);
     store.close().wait().expect("closed");
     assert!(matches!(scavenge(&store, go_on), Err(Error::Closed)));
+}
+
+#[test]
+fn a_reader_beside_the_writer_leaves_out_what_it_deletes_and_goes_on_behind_what_it_takes_out() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let store = open(directory.path());
+    fill(&store, 4, 40, 900);
+    let reader = || OpenOptions::new().read_only(Follow::Visible).open(directory.path()).expect("it opens");
+    // One that has read before anything was deleted, one that has not read yet, and one that comes later.
+    let (read, unread) = (reader(), reader());
+    assert_eq!(all(&read).len(), 160);
+    delete(&store, 0);
+    store.set_retention("owner-1".into(), Retention::new().max_count(3)).wait().expect("limited");
+    let expected = all(&store);
+    for follower in [&read, &unread, &reader()] {
+        assert_eq!(all(follower), expected);
+        assert_eq!((versions(follower, "owner-0"), versions(follower, "owner-1")), (vec![], vec![38, 39, 40]));
+        assert!(matches!(scavenge(follower, go_on), Err(Error::ReadOnly)));
+    }
+    assert_eq!(scavenged(&store).events, 77);
+    fill(&store, 1, 2, 900);
+    delete(&store, 2);
+    let expected = all(&store);
+    for follower in [&read, &unread, &reader()] {
+        assert_eq!(all(follower), expected);
+        assert_eq!((versions(follower, "owner-0"), versions(follower, "owner-2")), (vec![41, 42], vec![]));
+    }
 }
