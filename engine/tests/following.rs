@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use eventuali::maintenance::{backup, verify};
-use eventuali::storage::{MemoryStorage, Storage};
+use eventuali::storage::{Access, MemoryStorage, Storage};
 use eventuali::{
     AppendBatch, Compress, Durability, Error, Event, EventData, EventReader, EventStore, ExpectedVersion, Follow, LogStore, NewEvent, OpenOptions,
     OpenOutcome, Position, ReadAll, ReadStream, Result, compress_storage,
@@ -217,6 +217,24 @@ proptest! {
 fn one(aggregate_id: &str, payload_bytes: usize) -> AppendBatch {
     let event = NewEvent::new("Happened", EventData::Protobuf(vec![7; payload_bytes]));
     AppendBatch::one(aggregate_id, "Thing", ExpectedVersion::Any, vec![event])
+}
+
+/// When it fails because files are gone, it looks at the watermark, and may pass over segments: those had new generations by then, and the
+/// read was not repeated.
+#[test]
+fn a_read_goes_on_when_its_segments_are_replaced_and_the_writer_is_far_ahead() {
+    let storage = Arc::new(MemoryStorage::new());
+    let options = OpenOptions::new().segment_bytes(SEGMENT_BYTES).index_when_sealing().compression(Compress::OlderThan(8));
+    let writer = options.open_storage(Arc::clone(&storage) as Arc<dyn Storage>).expect("created");
+    let append = |events: u64| (0..events).for_each(|_| drop(writer.append(one("a", 15_000)).wait().expect("stored")));
+    append(20);
+    let Reader { store, .. } = reader(&storage, Follow::Visible);
+    let (all, stream) = (store.read_all(ReadAll::new()), store.read(ReadStream::of("a")));
+    append(80);
+    assert!(storage.open("000000001.g0.seg", Access::Read).is_err(), "it was compressed");
+    for events in [all, stream] {
+        assert!(events.map(|event| event.expect("readable").position().0).eq(1..=20));
+    }
 }
 
 fn read_only(path: &Path) -> Result<LogStore> {

@@ -225,6 +225,8 @@ impl<D: Decider> Writer<D> {
         core.segment = segment;
         core.durable = end;
         *self.segments.write() = Arc::new(segments);
+        // The manifest may name other generations than before: what has failed because a file is gone may succeed now.
+        self.replaced.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }
 
