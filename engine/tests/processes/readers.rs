@@ -1,10 +1,12 @@
-//! Readers in processes of their own, beside a writer that rolls over, compresses and is killed.
+//! Readers in processes of their own, beside a writer that rolls over, scavenges, compresses and is killed.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use eventuali::{Error, Event, EventStore, Follow, LogStore, OpenOptions, Position, ReadAll, ReadStream, Result, compress};
+use eventuali::maintenance::scavenge;
+use eventuali::{Error, Event, EventStore, ExpectedVersion, Follow, LogStore, OpenOptions, Position, ReadAll, ReadStream, Result, compress};
 
 use crate::role::{Role, role, say};
 use crate::{many, one, open};
@@ -26,14 +28,15 @@ fn text(event: &Event) -> String {
     String::from_utf8_lossy(event.payload()).split(';').next().expect("a text").to_owned()
 }
 
-/// Looks again and again until the last event was seen. `pause` is how long it sleeps between two looks.
-fn follow_to_the_end(store: &LogStore, pause: Duration, mut see: impl FnMut(&Event)) {
+/// Looks again and again until the last event was seen. `pause` is how long it sleeps between two looks, and `may_be_gone` says of which
+/// positions the event may have been deleted, or is one of the store's own.
+fn follow_to_the_end(store: &LogStore, pause: Duration, may_be_gone: fn(u64) -> bool, mut see: impl FnMut(&Event)) {
     let deadline = Instant::now() + Duration::from_secs(500);
     let mut seen = Position::START;
     loop {
         for event in store.read_all(ReadAll::new().after(seen)) {
             let event = event.expect("readable");
-            assert_eq!(event.position().0, seen.0 + 1, "each event once and in order");
+            assert!(event.position() > seen && (seen.0 + 1..event.position().0).all(may_be_gone), "each event once and in order");
             seen = event.position();
             see(&event);
             if text(&event) == END {
@@ -45,6 +48,11 @@ fn follow_to_the_end(store: &LogStore, pause: Duration, mut see: impl FnMut(&Eve
     }
 }
 
+/// Whether the event at this position is one of those that are deleted, or says that they are.
+fn is_to_be_deleted(position: u64) -> bool {
+    position.is_multiple_of(10)
+}
+
 /// Every event says its number, which is its position here.
 fn follow_numbered(directory: &Path, number: u64) {
     let follow = if number == 3 { Follow::Durable } else { Follow::Visible };
@@ -53,11 +61,15 @@ fn follow_numbered(directory: &Path, number: u64) {
     // One of them lags far behind, so that it passes over segments.
     let pause = Duration::from_millis([1, 3, 250, 2][usize::try_from(number).expect("few")]);
     let mut streams = 0;
-    follow_to_the_end(&store, pause, |event| {
+    follow_to_the_end(&store, pause, is_to_be_deleted, |event| {
         let position = event.position().0;
-        assert_eq!(event.aggregate_id(), format!("stream-{}", position % STREAMS as u64));
+        if is_to_be_deleted(position) {
+            assert!(event.aggregate_id().starts_with("deleted-"));
+        } else {
+            assert_eq!(event.aggregate_id(), format!("stream-{}", position % STREAMS as u64));
+        }
         assert!(text(event) == END || text(event) == position.to_string());
-        if number == 1 && position.is_multiple_of(50) {
+        if number == 1 && position % 50 == 1 {
             let stream: Vec<Event> = store.read(ReadStream::of(event.aggregate_id())).collect::<Result<_>>().expect("readable");
             assert!(stream.iter().zip(1..).all(|(event, version)| event.version().0 == version));
             assert!(stream.iter().any(|of| of.id() == event.id()));
@@ -72,32 +84,36 @@ fn follow_numbered(directory: &Path, number: u64) {
     say(&format!("saw {}", store.head().wait().expect("told")));
 }
 
-/// What is done now and then to the old segments of a store, here while it is closed.
-fn maintain(directory: &Path) {
-    compress(directory).expect("compressed");
-}
-
+/// Appends through so many roll-overs. Three times meanwhile a stream is deleted and scavenged, and old segments are compressed.
 fn roll_over(directory: &Path, roll_overs: u64) {
     let per_segment = (64 << 10) / (PAYLOAD_BYTES as u64 + 200);
-    let last = roll_overs * per_segment + 1;
+    let last = (roll_overs + 2) * per_segment / 10 * 10 + 11;
     let mut store = open(directory).expect("it opens");
-    for position in 1..=last {
-        let stream = format!("stream-{}", position % STREAMS as u64);
+    let (mut position, mut scavenges) = (0, 0);
+    while position < last {
+        position += 1;
+        let stream = if is_to_be_deleted(position) { format!("deleted-{scavenges}") } else { format!("stream-{}", position % STREAMS as u64) };
         let text = if position == last { END.to_owned() } else { position.to_string() };
         store.append(one(&stream, &text, PAYLOAD_BYTES)).wait().expect("stored");
-        if position.is_multiple_of(last / 4) {
+        if position >= last / 4 * (scavenges + 1) && is_to_be_deleted(position + 1) && scavenges < 3 {
+            store.delete(format!("deleted-{scavenges}").as_str().into(), ExpectedVersion::Any).wait().expect("deleted");
+            position += 1;
+            let report = scavenge(&store, |_| ControlFlow::Continue(())).expect("scavenged");
+            assert!(report.events > 0);
             store.close().wait().expect("closed");
-            maintain(directory);
+            compress(directory).expect("compressed");
             store = open(directory).expect("it opens");
+            scavenges += 1;
         }
     }
+    assert_eq!(scavenges, 3);
     store.close().wait().expect("closed");
     say(&format!("wrote {last}"));
 }
 
 #[test]
-fn four_readers_follow_a_writer_through_roll_overs_and_compression_each_event_once_and_in_order() {
-    const TEST: &str = "readers::four_readers_follow_a_writer_through_roll_overs_and_compression_each_event_once_and_in_order";
+fn four_readers_follow_a_writer_through_roll_overs_scavenges_and_compression_each_event_once_and_in_order() {
+    const TEST: &str = "readers::four_readers_follow_a_writer_through_roll_overs_scavenges_and_compression_each_event_once_and_in_order";
     let roll_overs = if is_soak() { 1000 } else { 120 };
     if let Some(place) = role() {
         let (directory, part) = (place.parent().expect("a directory"), place.file_name().expect("a part").to_string_lossy().into_owned());
@@ -130,7 +146,7 @@ fn follow_texts(directory: &Path) {
     let store = read_only(directory, Follow::Visible);
     say("open");
     let mut texts = Vec::new();
-    follow_to_the_end(&store, Duration::from_millis(1), |event| texts.push(text(event)));
+    follow_to_the_end(&store, Duration::from_millis(1), |_| false, |event| texts.push(text(event)));
     say(&texts.join(" "));
 }
 
