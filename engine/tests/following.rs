@@ -286,7 +286,7 @@ fn options_of_the_writer_are_refused() {
     for (name, options) in [
         ("durability", options.clone().durability(Durability::Os)),
         ("segment_bytes", options.clone().segment_bytes(1 << 20)),
-        ("compression", options.clone().compression(Compress::Never)),
+        ("compression", options.clone().compression(Compress::OlderThan(1))),
         ("accept_loss_after", options.clone().accept_loss_after(Position(1))),
         ("read_up_to_damage", options.clone().read_up_to_damage()),
     ] {
