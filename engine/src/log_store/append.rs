@@ -245,8 +245,11 @@ impl Request {
             let (position, version) = if part.events > 0 {
                 stored_at[end - 1]
             } else {
-                let tip = visible_tip(writer, &self.key(part))?;
-                (Position(writer.visible()), AggregateVersion(tip.map_or(0, |tip| tip.version)))
+                let key = self.key(part);
+                let version = visible_tip(writer, &key)?.map_or(0, |tip| tip.version);
+                // Of a deleted one nothing but its deletion may be left.
+                let deleted_at = writer.with(|deciding| deciding.kept(&key)).map_or(0, |kept| kept.goes_on_after());
+                (Position(writer.visible()), AggregateVersion(version.max(deleted_at)))
             };
             receipts.push(self.receipt(part, position, version));
         }

@@ -487,3 +487,24 @@ fn a_reader_beside_the_writer_leaves_out_what_it_deletes_and_goes_on_behind_what
         assert_eq!((versions(follower, "owner-0"), versions(follower, "owner-2")), (vec![41, 42], vec![]));
     }
 }
+
+/// A repeated append that also looked at a stream was told that this had no version, once the stream was deleted and taken out.
+#[test]
+fn a_repeated_append_tells_the_version_at_which_a_stream_that_it_only_looks_at_was_deleted() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let store = open(directory.path());
+    fill(&store, 1, 2, 900);
+    let event = NewEvent::new("Happened", EventData::Protobuf(vec![1]));
+    let batch = AppendBatch::one("other", "Thing", ExpectedVersion::NoStream, vec![event]).and("owner-0", "Owner", ExpectedVersion::Any, Vec::new());
+    let first = store.append(batch.clone()).wait().expect("stored");
+    delete(&store, 0);
+    assert!(scavenged(&store).events > 0);
+    store.close().wait().expect("closed");
+    for name in fs::read_dir(directory.path()).expect("readable").map(|entry| entry.expect("readable").path()) {
+        if name.extension().is_some_and(|end| end == "idx") {
+            fs::remove_file(name).expect("removed");
+        }
+    }
+    let again = open(directory.path()).append(batch).wait().expect("it is stored already");
+    assert_eq!((again[0].position, again[0].version, again[1].version), (first[0].position, first[0].version, first[1].version));
+}
