@@ -321,7 +321,7 @@ async def fork(store: AnyStore, target: Directory, at: int | None, *, blocking: 
 async def scavenge(store: AnyStore, progress: AwaitableReport | None, *, blocking: bool) -> ScavengeReport:
     """Gives back the space of what was deleted."""
     require_report(progress)
-    async with Opened(store, is_source=True, blocking=blocking) as core:
+    async with Opened(store, is_source=True, blocking=blocking, only_reads=False) as core:
         move = _eventuali.start_scavenge(core, blocking)
         return ScavengeReport(*await carried_out(move, progress, blocking=blocking))
 

@@ -135,11 +135,13 @@ async def start_mirror(source: AnyStore, target: AnyStore, *, blocking: bool) ->
 class Opened:
     """The core of an open store, or of one that is opened for a while."""
 
-    __slots__ = ("_blocking", "_core", "_is_source", "_store")
+    __slots__ = ("_blocking", "_core", "_is_source", "_only_reads", "_store")
 
-    def __init__(self, store: AnyStore, *, is_source: bool, blocking: bool) -> None:
+    def __init__(self, store: AnyStore, *, is_source: bool, blocking: bool, only_reads: bool | None = None) -> None:
         self._store = store
         self._is_source = is_source
+        # What is moved from is only read, unless something else is said.
+        self._only_reads = is_source if only_reads is None else only_reads
         self._blocking = blocking
         # What is to be closed.
         self._core: EventStoreCore | None = None
@@ -155,7 +157,7 @@ class Opened:
         try:
             return await _settled(request.open(blocking=self._blocking))
         except StoreLockedError:
-            if not self._is_source:
+            if not self._only_reads:
                 raise
         return await _settled(request.beside_its_writer().open(blocking=self._blocking))
 
