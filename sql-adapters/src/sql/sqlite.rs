@@ -53,7 +53,7 @@ struct Statements {
     state: String,
     insert: [String; ROWS.len()],
     /// The last rows of a transaction, and its end. Where the table did not take as many rows as it was given, there is no head to be
-    /// set, and the transaction is refused.
+    /// set, and the transaction is refused. (To find values by their numbers takes SQLite long where there are many: the rows have none.)
     advance: [String; ROWS.len()],
     moved: String,
     stream: String,
@@ -62,7 +62,7 @@ struct Statements {
 impl Statements {
     fn new(table: &TableName) -> Self {
         let fill = |statement: &str| table.fill(statement);
-        let insert = |rows: usize, bound_before: usize| fill(&insert_statement(rows, bound_before));
+        let insert = |rows: usize| fill(&insert_statement(rows));
         let state = fill(r#"SELECT head, epoch, last_commit, store_id, source_store_id, source_position FROM "{table}_state" WHERE id = 1"#);
         let streams = fill(
             r#"WITH k (place, tenant, aggregate_id) AS MATERIALIZED (SELECT key, value ->> 0, value ->> 1 FROM json_each(?))
@@ -71,11 +71,12 @@ impl Statements {
                (SELECT max(aggregate_version) FROM "{table}" WHERE tenant = k.tenant AND aggregate_id = k.aggregate_id)"#,
         );
         let events = fill(&format!("{} WHERE id IN (SELECT value FROM json_each(?))", select_statement()));
-        let advance = fill(r#"UPDATE "{table}_state" SET head = CASE changes() WHEN ?1 THEN ?2 END, last_commit = ?3, epoch = ?4 WHERE id = 1"#);
+        let advance = fill(r#"UPDATE "{table}_state" SET head = iif(? > 0, ?, NULL), last_commit = ?, epoch = ? WHERE id = 1"#);
+        let check = fill(r#"UPDATE "{table}_state" SET head = CASE changes() WHEN ?1 THEN head END WHERE id = 1"#);
         Self {
             begin: format!("BEGIN IMMEDIATE; {state}; {streams}; {events}"),
-            insert: ROWS.map(|rows| insert(rows, 0)),
-            advance: ROWS.map(|rows| format!("{}; {advance}; COMMIT", insert(rows, 4))),
+            insert: ROWS.map(insert),
+            advance: ROWS.map(|rows| format!("{advance}; {}; {check}; COMMIT", insert(rows))),
             state,
             moved: fill(
                 r#"UPDATE "{table}_state" SET head = ?1, last_commit = max(last_commit, min(?2, ?3)), epoch = ?4, source_store_id = ?5, source_epoch = ?4,
@@ -229,10 +230,10 @@ impl Sqlite {
         let advance = sqlx::query(AssertSqlSafe(&*self.statements.advance[fitting(rest.len())]));
         let advance = advance.bind(signed(rest.len() as u64)).bind(signed(last.position)).bind(now.0).bind(epoch);
         let advance = bind_rows(advance, rest, epoch)?;
-        match run::<3>(connection, advance).await {
+        match run::<4>(connection, advance).await {
             Ok(_) => Ok(decided.answers),
-            Err((1, error)) if is_without_value(&error) => Err(self.left_out()),
-            Err((2, error)) => Err(Trouble::Commit(error)),
+            Err((2, error)) if is_without_value(&error) => Err(self.left_out()),
+            Err((3, error)) => Err(Trouble::Commit(error)),
             Err((_, error)) => Err(Trouble::Database(error)),
         }
     }

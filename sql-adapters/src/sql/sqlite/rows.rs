@@ -52,13 +52,11 @@ const INSERTED: [&str; 16] = [
     "epoch",
 ];
 
-/// A statement that inserts so many rows at most, whose values are bound behind so many others: rows that nothing was bound to are left
-/// out. If one fails the whole transaction is given up, so SQLite need not be able to undo the statement alone.
-pub(super) fn insert_statement(rows: usize, bound_before: usize) -> String {
-    let mut values = (bound_before + 1..).map(|number| format!("?{number}"));
-    let rows: Vec<String> = (0..rows).map(|_| format!("({})", values.by_ref().take(INSERTED.len()).collect::<Vec<_>>().join(", "))).collect();
-    let (columns, rows) = (INSERTED.join(", "), rows.join(", "));
-    format!(r#"INSERT OR FAIL INTO "{{table}}" ({columns}) SELECT * FROM (VALUES {rows}) WHERE column1 NOT NULL"#)
+/// A statement that inserts so many rows at most: those that nothing was bound to are left out. If one fails the whole transaction is
+/// given up, so SQLite need not be able to undo the statement alone.
+pub(super) fn insert_statement(rows: usize) -> String {
+    let (columns, row) = (INSERTED.join(", "), format!("({})", vec!["?"; INSERTED.len()].join(", ")));
+    format!(r#"INSERT OR FAIL INTO "{{table}}" ({columns}) SELECT * FROM (VALUES {}) WHERE column1 NOT NULL"#, vec![row; rows].join(", "))
 }
 
 /// Which of the statements for several numbers of rows has room for so many.
