@@ -31,6 +31,10 @@ use crate::table::TableName;
 /// After how many pages in the write-ahead log they are moved to the database: pages that many commits changed are moved once.
 const WAL_PAGES: &str = "4000";
 
+/// How much of the database the writer keeps in memory, in KiB as SQLite counts it: each append looks at the end of its stream and puts
+/// it into three indexes.
+const WRITER_CACHE: &str = "-16384";
+
 /// A SQLite database that holds a store.
 pub(crate) struct Sqlite {
     /// What messages call it.
@@ -66,7 +70,7 @@ impl Statements {
         let state = fill(r#"SELECT head, epoch, last_commit, store_id, source_store_id, source_position FROM "{table}_state" WHERE id = 1"#);
         let streams = fill(
             r#"WITH k (place, tenant, aggregate_id) AS MATERIALIZED (SELECT key, value ->> 0, value ->> 1 FROM json_each(?))
-               SELECT k.place, e.aggregate_type, e.aggregate_version FROM k JOIN "{table}" AS e
+               SELECT json_group_array(json_array(k.place, e.aggregate_type, e.aggregate_version)) FROM k JOIN "{table}" AS e
                ON e.tenant = k.tenant AND e.aggregate_id = k.aggregate_id AND e.aggregate_version =
                (SELECT max(aggregate_version) FROM "{table}" WHERE tenant = k.tenant AND aggregate_id = k.aggregate_id)"#,
         );
@@ -136,7 +140,8 @@ impl Sqlite {
         // The writer waits for its lock itself, see `begin`.
         let at_once = pool(1)
             .after_connect(|connection, _| Box::pin(async move { sqlx::query("PRAGMA busy_timeout = 0").execute(connection).await.map(drop) }));
-        let writer = at_once.connect_with(connect.clone().pragma("wal_autocheckpoint", WAL_PAGES)).await.map_err(fail)?;
+        let writer =
+            at_once.connect_with(connect.clone().pragma("wal_autocheckpoint", WAL_PAGES).pragma("cache_size", WRITER_CACHE)).await.map_err(fail)?;
         let file = path.map(Opened::new).transpose()?;
         let readers = if persistent {
             pool(options.max_connections.saturating_sub(1).max(1)).connect_lazy_with(connect.create_if_missing(false))
@@ -214,8 +219,13 @@ impl Sqlite {
         let epoch = own_epoch(epoch, head, state.try_get(5)?);
         let now = Timestamp(last_commit).max(Timestamp::now());
         let mut known = Known::new(unsigned(head), now);
-        for row in streams {
-            known.add_stream(&keys, row.try_get(0)?, row.try_get(1)?, unsigned(row.try_get(2)?));
+        // One row: a row for each stream would be handed from thread to thread alone.
+        let streams: Vec<(i64, String, i64)> = match streams.first() {
+            Some(streams) => serde_json::from_str(streams.try_get(0)?).map_err(|error| sqlx::Error::Decode(error.into()))?,
+            None => Vec::new(),
+        };
+        for (place, aggregate_type, version) in streams {
+            known.add_stream(&keys, place, aggregate_type, unsigned(version));
         }
         for row in &events {
             let (event, _) = event(row)?;

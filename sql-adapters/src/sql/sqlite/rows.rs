@@ -67,13 +67,18 @@ pub(super) fn fitting(rows: usize) -> usize {
 pub(super) type Bound<'q> = Query<'q, sqlx::Sqlite, SqliteArguments>;
 
 pub(super) fn bind_rows<'q>(mut insert: Bound<'q>, rows: &[Row<'_>], epoch: i64) -> Result<Bound<'q>, Trouble> {
+    // Events of one group mostly have one time.
+    let mut times = (Timestamp(0), timestamp_text(Timestamp(0)));
     for row in rows {
         let payload = row.event.data.as_bytes();
         let (data, bytes, data_type) = match &row.event.data {
             EventData::Json(_) => (std::str::from_utf8(payload).map_err(Trouble::not_text)?, None, JSON),
             EventData::Protobuf(_) => ("null", Some(payload), PROTOBUF),
         };
-        let (timestamp, micros) = timestamp_text(row.timestamp);
+        if times.0 != row.timestamp {
+            times = (row.timestamp, timestamp_text(row.timestamp));
+        }
+        let (timestamp, micros) = times.1.clone();
         insert = insert
             .bind(signed(row.position))
             .bind(row.event.id.to_string())
