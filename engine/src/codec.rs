@@ -278,6 +278,12 @@ impl<'a> Body<'a> {
         self.text(self.event_type_start(), self.names_end())
     }
 
+    /// Its aggregate type and its event type, as the bytes that they were found to be text of.
+    pub(crate) fn types(self) -> (&'a [u8], &'a [u8]) {
+        let (start, middle) = (self.aggregate_type_start(), self.event_type_start());
+        (&self.0[start..middle], &self.0[middle..][..self.u16(body::EVENT_TYPE_BYTES)])
+    }
+
     pub(crate) fn has_extras(self) -> bool {
         self.extras_bytes() > 0
     }

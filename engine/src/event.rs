@@ -255,6 +255,11 @@ impl Event {
         BodyLayout::parse(body, 0, body.len()).is_ok_and(|layout| content(self.parts()) == content(layout.of(body)))
     }
 
+    /// Its types as bytes: who looks at many events need not check again that they are text.
+    pub(crate) fn types(&self) -> (&[u8], &[u8]) {
+        self.parts().types()
+    }
+
     fn parts(&self) -> Body<'_> {
         self.body.of(&self.block)
     }

@@ -210,10 +210,10 @@ impl ReadAll {
         Self::default()
     }
 
-    /// Whether it wants events of these types.
-    pub(crate) fn wants(&self, aggregate_type: &str, event_type: &str) -> bool {
-        let among = |wanted: &[String], name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
-        among(&self.event_types, event_type) && among(&self.aggregate_types, aggregate_type) && (self.include_system || !event_type.starts_with('$'))
+    /// Whether it wants events of these types, which are UTF-8.
+    pub(crate) fn wants(&self, aggregate_type: &[u8], event_type: &[u8]) -> bool {
+        let among = |wanted: &[String], name: &[u8]| wanted.is_empty() || wanted.iter().any(|wanted| wanted.as_bytes() == name);
+        among(&self.event_types, event_type) && among(&self.aggregate_types, aggregate_type) && (self.include_system || !event_type.starts_with(b"$"))
     }
 
     /// Only events after `position`.

@@ -183,7 +183,7 @@ impl Part {
 
     /// What a query wants of this segment; `None` if it wants all.
     pub(crate) fn filter(&self, query: &ReadAll) -> Option<KindFilter> {
-        let wants = |(aggregate_type, event_type)| query.wants(self.aggregate_types.get(aggregate_type), event_type);
+        let wants = |(aggregate_type, event_type): (_, &str)| query.wants(self.aggregate_types.get(aggregate_type).as_bytes(), event_type.as_bytes());
         let wanted: Vec<bool> = self.kinds.iter().map(wants).collect();
         let all = wanted.iter().all(|wanted| *wanted) && !self.kinds.overflowed() && self.removed == 0;
         (!all).then(|| KindFilter::new(wanted, self.kinds.overflowed()))

@@ -297,8 +297,9 @@ impl Deciding {
     /// Whether none of the ids is in the store. Else the request is told where to look, or to wait.
     fn ids_are_new(&self, request: &mut Request, visible: u64) -> Result<(), Decision<Result<Answer>>> {
         request.to_look.clear();
-        if !request.cold.ids_are_absent && request.events.iter().any(|event| self.sealed.all_smaller(event.id) != Some(true)) {
-            request.cold.ids_to_find = true;
+        if !request.cold.ids_are_absent {
+            let smallest = request.events.iter().map(|event| event.id).min();
+            request.cold.ids_to_find |= smallest.is_some_and(|smallest| self.sealed.all_smaller(smallest) != Some(true));
         }
         for (number, event) in request.events.iter().enumerate() {
             match self.index.find_id(event.id, request.absent_up_to, visible) {

@@ -459,7 +459,10 @@ impl LogReader {
                 let Fetched { mut events, looked_at } = read_locations(&self.writer.segments(), locations, &mut self.buffers)?;
                 let last = if looked_at == locations.len() { looked } else { locations[looked_at - 1].position };
                 let query = &self.query;
-                events.retain(|event| query.wants(event.aggregate_type(), event.event_type()));
+                events.retain(|event| {
+                    let (aggregate_type, event_type) = event.types();
+                    query.wants(aggregate_type, event_type)
+                });
                 if let Some(checks) = &mut self.checks {
                     checks.retain(&self.writer, &mut events)?;
                 }

@@ -95,7 +95,7 @@ impl SealedFilter {
 
 /// What a query wants of these kinds; `None` if it wants all of them.
 fn filter_of(kinds: &Kinds, query: &ReadAll) -> Option<KindFilter> {
-    let wanted: Vec<bool> = kinds.numbered.iter().map(|kind| query.wants(&kind.aggregate_type, &kind.event_type)).collect();
+    let wanted: Vec<bool> = kinds.numbered.iter().map(|kind| query.wants(kind.aggregate_type.as_bytes(), kind.event_type.as_bytes())).collect();
     let all = wanted.iter().all(|wanted| *wanted) && kinds.overflowed == 0;
     (!all).then(|| KindFilter::new(wanted, kinds.overflowed > 0))
 }
