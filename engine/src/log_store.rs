@@ -12,7 +12,6 @@ mod registry;
 mod scavenging;
 mod sealed;
 
-use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
@@ -47,7 +46,7 @@ use crate::log::format::Kind;
 use crate::log::manifest::ManifestSegment;
 use crate::log::open::{OnDamage, Outcome, open};
 use crate::log::recovery::Frame;
-use crate::log::segment::{Segment, index_name, parse_name};
+use crate::log::segment::Segment;
 use crate::log::storage::{MemoryStorage, Storage};
 use crate::log::sys;
 use crate::log::writer::{KeptFiles, Mode, Writer, WriterOptions};
@@ -218,9 +217,8 @@ impl Inner {
         let sealed = Sealed::new(ends(&log.sealed, active.first_position()), options.filter_bytes);
         let mut index = Index::new(active, !sealed.is_empty(), options.hot_bytes);
         index.published(head.0);
-        let names = list(&*log.storage)?;
-        let missing = if damage.is_some() { Vec::new() } else { without_index_file(&names, &log.sealed) };
-        let has_superseded = damage.is_none() && has_superseded(&names, &log.sealed);
+        let missing = if damage.is_some() { Vec::new() } else { log.names.without_index_file(&log.sealed) };
+        let has_superseded = damage.is_none() && log.names.has_superseded(&log.sealed);
         let worker = if persistent { options.indexer } else { Indexer::Nobody };
         let indexing = Indexing::new(worker, options.fan_out);
         let packing = Packing::new(worker, options.compression);
@@ -267,24 +265,6 @@ impl Inner {
 fn ends(sealed: &[ManifestSegment], end_position: u64) -> Vec<(ManifestSegment, u64)> {
     let ends = sealed.iter().skip(1).map(|next| next.base_position).chain([end_position]);
     sealed.iter().copied().zip(ends).collect()
-}
-
-fn list(storage: &dyn Storage) -> Result<HashSet<String>> {
-    Ok(storage.list("").map_err(|error| Error::io("list", storage.path(), &error))?.into_iter().collect())
-}
-
-/// Which sealed segments have no index file.
-fn without_index_file(names: &HashSet<String>, sealed: &[ManifestSegment]) -> Vec<u64> {
-    sealed.iter().filter(|segment| !names.contains(&index_name(segment.sequence))).map(|segment| segment.sequence).collect()
-}
-
-/// Whether there are files of sealed segments that are of another generation than the one that counts.
-fn has_superseded(names: &HashSet<String>, sealed: &[ManifestSegment]) -> bool {
-    let is_superseded = |(sequence, generation)| {
-        let index = sealed.binary_search_by_key(&sequence, |named: &ManifestSegment| named.sequence);
-        index.is_ok_and(|index| sealed[index].generation != generation)
-    };
-    names.iter().filter_map(|name| parse_name(name)).any(is_superseded)
 }
 
 /// Takes the ids of a verified frame's events; none of those that were taken out.

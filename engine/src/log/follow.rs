@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::manifest::{MANIFEST, Manifest, ManifestProblem, ManifestSegment};
+use super::names::Names;
 use super::open::{Log, Outcome, first_chain, is_untouched};
 use super::recovery::Chain;
 use super::segment::{AttachProblem, Segment, file_name, parse_name};
@@ -239,6 +240,7 @@ fn at_the_end_of_what_is_sealed(storage: &Arc<dyn Storage>, manifest: &Manifest)
         watermark: None,
         outcome: Outcome::Followed,
         rewritten_bytes: 0,
+        names: Names::default(),
     })
 }
 

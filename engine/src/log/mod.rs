@@ -6,6 +6,7 @@ pub(crate) mod format;
 pub(crate) mod frame;
 pub(crate) mod lineage;
 pub(crate) mod manifest;
+pub(crate) mod names;
 pub(crate) mod open;
 pub(crate) mod recovery;
 pub(crate) mod runs;

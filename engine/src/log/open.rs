@@ -3,6 +3,7 @@
 mod rebuild;
 mod settle;
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
@@ -12,11 +13,12 @@ use uuid::Uuid;
 
 use super::format::SegmentHeader;
 use super::lineage::Lineage;
-use super::manifest::{MANIFEST, MANIFEST_TMP, Manifest, ManifestProblem, ManifestSegment};
+use super::manifest::{MANIFEST, Manifest, ManifestProblem, ManifestSegment};
+use super::names::Names;
 use super::recovery::{Chain, Evidence, Verdict, judge};
 use super::runs;
 use super::scan::{Scan, Visit};
-use super::segment::{AttachProblem, FIRST_FRAME, Rest, Segment, file_name, new_segment, parse_index_name, parse_name};
+use super::segment::{AttachProblem, FIRST_FRAME, Rest, Segment, file_name, new_segment};
 use super::storage::{Access, Lock, Space, Storage};
 use super::watermark::{Mark, WATERMARK, Watermark};
 use crate::error::{Corruption, Error, Remedy, Result};
@@ -52,6 +54,8 @@ pub(crate) struct Log {
     pub(crate) watermark: Option<Watermark>,
     pub(crate) outcome: Outcome,
     pub(crate) rewritten_bytes: u64,
+    /// The files that there are.
+    pub(crate) names: Names,
 }
 
 /// What opening found and did.
@@ -73,7 +77,7 @@ pub(crate) enum Outcome {
 /// Opens the log in `storage`, or creates one.
 pub(crate) fn open(storage: Arc<dyn Storage>, on_damage: OnDamage, visit: &mut Visit<'_>) -> Result<Log> {
     let (opened, lock) = with_lock(&*storage, || open_locked(&storage, on_damage, visit))?;
-    let (settled, watermark) = opened;
+    let (settled, watermark, names) = opened;
     Ok(Log {
         lock: Some(lock),
         store_id: settled.store_id,
@@ -85,6 +89,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, on_damage: OnDamage, visit: &mut V
         watermark,
         outcome: settled.outcome,
         rewritten_bytes: settled.rewritten_bytes,
+        names,
         storage,
     })
 }
@@ -101,8 +106,8 @@ pub(super) fn with_lock<T>(storage: &dyn Storage, work: impl FnOnce() -> Result<
     }
 }
 
-fn open_locked(storage: &Arc<dyn Storage>, on_damage: OnDamage, visit: &mut Visit<'_>) -> Result<(Settled, Option<Watermark>)> {
-    let opening = Opening { storage: &**storage, on_damage };
+fn open_locked(storage: &Arc<dyn Storage>, on_damage: OnDamage, visit: &mut Visit<'_>) -> Result<(Settled, Option<Watermark>, Names)> {
+    let opening = Opening { storage: &**storage, on_damage, names: OnceCell::new() };
     let manifest = match Manifest::read(&**storage) {
         Ok(manifest) => Some(manifest),
         Err(ManifestProblem::Missing) => opening.manifest_of_unfinished_creation()?,
@@ -124,9 +129,9 @@ fn open_locked(storage: &Arc<dyn Storage>, on_damage: OnDamage, visit: &mut Visi
     let settled = opening.settle(found, created)?;
     if matches!(settled.outcome, Outcome::Damaged(_)) {
         // It is read, and nothing else.
-        return Ok((settled, None));
+        return Ok((settled, None, opening.into_names(false)?));
     }
-    opening.remove_temporary_files()?;
+    opening.remove_unfinished_files()?;
     let mut watermark = Watermark::open(&**storage, settled.store_id).map_err(|error| opening.io("open", WATERMARK, &error))?;
     let mark = settled.mark();
     if watermark.differs_from(&mark) {
@@ -134,7 +139,8 @@ fn open_locked(storage: &Arc<dyn Storage>, on_damage: OnDamage, visit: &mut Visi
         // slot, they could not be certain of the other one alone.
         watermark.raise(&**storage, &mark, Watermark::write_both);
     }
-    Ok((settled, Some(watermark)))
+    let changed = matches!(settled.outcome, Outcome::Created | Outcome::LossAccepted);
+    Ok((settled, Some(watermark), opening.into_names(changed)?))
 }
 
 /// The chain that the first frame of a segment continues, as far as the segment says.
@@ -182,6 +188,8 @@ struct Settled {
 struct Opening<'a> {
     storage: &'a dyn Storage,
     on_damage: OnDamage,
+    /// The files that there were when they were first asked for.
+    names: OnceCell<Names>,
 }
 
 impl Opening<'_> {
@@ -189,8 +197,23 @@ impl Opening<'_> {
         Error::io(operation, self.storage.path().join(name), error)
     }
 
-    fn list(&self) -> Result<Vec<String>> {
-        self.storage.list("").map_err(|error| self.io("list", "", &error))
+    fn look(&self) -> Result<Names> {
+        Names::look(self.storage).map_err(|error| self.io("list", "", &error))
+    }
+
+    fn names(&self) -> Result<&Names> {
+        match self.names.get() {
+            Some(names) => Ok(names),
+            None => self.look().map(|names| self.names.get_or_init(|| names)),
+        }
+    }
+
+    /// The files that there are, where others than unfinished ones were made or removed meanwhile.
+    fn into_names(mut self, changed: bool) -> Result<Names> {
+        match self.names.take() {
+            Some(names) if !changed => Ok(names),
+            _ => self.look(),
+        }
     }
 
     fn manifest_corruption(&self, reason: &str) -> Corruption {
@@ -201,8 +224,8 @@ impl Opening<'_> {
             last_good_position: Position::START,
             next_good_position: None,
             reason: reason.to_owned(),
-            remedy: match self.list() {
-                Ok(names) if !names.iter().any(|name| parse_name(name).is_some()) => Remedy::Backup,
+            remedy: match self.names() {
+                Ok(names) if names.segments().is_empty() => Remedy::Backup,
                 _ => Remedy::RebuildManifest,
             },
         }
@@ -210,18 +233,18 @@ impl Opening<'_> {
 
     /// Without a manifest there is either no store, or one whose creation was interrupted before anything was promised, or damage.
     fn manifest_of_unfinished_creation(&self) -> Result<Option<Manifest>> {
-        let names = self.list()?;
-        let segments: Vec<&String> = names.iter().filter(|name| parse_name(name).is_some()).collect();
-        if segments.is_empty() {
-            return if names.iter().any(|name| name == WATERMARK) {
+        let names = self.names()?;
+        if names.segments().is_empty() {
+            return if names.has_watermark {
                 Err(self.manifest_corruption("there is a watermark, but neither a manifest nor a segment").into())
             } else {
                 Ok(None)
             };
         }
-        if let [name] = segments[..]
-            && !names.iter().any(|name| name == WATERMARK)
+        if let [(sequence, generation)] = *names.segments()
+            && !names.has_watermark
         {
+            let name = &file_name(sequence, generation);
             match Segment::attach(self.storage, name, Access::Read) {
                 Ok(segment) if is_untouched(&segment)? => {
                     // Its own name may not be durable yet, and must be before the manifest's.
@@ -252,12 +275,12 @@ impl Opening<'_> {
         })
     }
 
-    fn remove_temporary_files(&self) -> Result<()> {
-        for name in self.list()? {
-            let of_segment = |name: &str| parse_name(name).is_some() || parse_index_name(name).is_some();
-            let ours = name == MANIFEST_TMP || name.strip_suffix(".tmp").is_some_and(of_segment);
-            if ours {
-                self.storage.remove(&name).map_err(|error| self.io("remove", &name, &error))?;
+    fn remove_unfinished_files(&self) -> Result<()> {
+        for name in &self.names()?.unfinished {
+            match self.storage.remove(name) {
+                // What was to be settled may have finished it.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(self.io("remove", name, &error)),
+                _ => {}
             }
         }
         for name in self.storage.list(runs::FOLDER).map_err(|error| self.io("list", runs::FOLDER, &error))? {
@@ -299,11 +322,8 @@ impl Opening<'_> {
             manifest.segments.first().map_or(Chain { lsn: 0, position: 1, checksum: 0, epoch: 0, commit_time: i64::MIN, durable_upto: 0 }, |first| {
                 Chain { lsn: first.base_lsn, position: first.base_position, checksum: 0, epoch: 0, commit_time: i64::MIN, durable_upto: 0 }
             });
-        let mut unnamed: BTreeSet<(u64, u32)> = self.list()?.iter().filter_map(|name| parse_name(name)).collect();
-        let mut all_there = true;
-        for segment in &manifest.segments {
-            all_there &= unnamed.remove(&(segment.sequence, segment.generation));
-        }
+        let (unnamed, all_there) = self.names()?.unnamed(&manifest.segments);
+        let mut unnamed: BTreeSet<(u64, u32)> = unnamed.into_iter().collect();
         let mut found = Found {
             passed_over: Vec::new(),
             segments: Vec::new(),

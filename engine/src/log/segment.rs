@@ -36,8 +36,13 @@ pub(crate) fn file_name(sequence: u64, generation: u32) -> String {
 pub(crate) fn parse_name(name: &str) -> Option<(u64, u32)> {
     let (sequence, rest) = name.split_once(".g")?;
     let generation = rest.strip_suffix(".seg")?;
-    let numbers = (sequence.parse().ok()?, generation.parse().ok()?);
-    (file_name(numbers.0, numbers.1) == name).then_some(numbers)
+    Some((padded(sequence, 9)?, u32::try_from(padded(generation, 1)?).ok()?))
+}
+
+/// A number of at least so many digits, as they are written in names.
+fn padded(digits: &str, width: usize) -> Option<u64> {
+    let is_padded = digits.len() == width || (digits.len() > width && !digits.starts_with('0'));
+    if is_padded && digits.bytes().all(|digit| digit.is_ascii_digit()) { digits.parse().ok() } else { None }
 }
 
 /// The name of a segment's index file, whichever generation the segment has.
@@ -47,8 +52,7 @@ pub(crate) fn index_name(sequence: u64) -> String {
 
 /// The sequence number in an index file's name; `None` if it is not one.
 pub(crate) fn parse_index_name(name: &str) -> Option<u64> {
-    let sequence = name.strip_suffix(".idx")?.parse().ok()?;
-    (index_name(sequence) == name).then_some(sequence)
+    padded(name.strip_suffix(".idx")?, 9)
 }
 
 /// Why a segment file cannot be attached.

@@ -1,5 +1,6 @@
 //! A new manifest where the old one is damaged or missing.
 
+use std::cell::OnceCell;
 use std::cmp::Reverse;
 
 use uuid::Uuid;
@@ -10,7 +11,7 @@ use crate::log::format::SegmentHeader;
 use crate::log::lineage::{Ancestor, Lineage};
 use crate::log::manifest::{MANIFEST, Manifest, ManifestSegment};
 use crate::log::scan::{Scan, Seal};
-use crate::log::segment::{Segment, file_name, parse_name};
+use crate::log::segment::{Segment, file_name};
 use crate::log::storage::{Access, Storage};
 use crate::log::watermark::{WATERMARK, Watermark};
 
@@ -20,8 +21,8 @@ pub(crate) fn rebuild_manifest(storage: &dyn Storage) -> Result<()> {
 }
 
 fn rebuild_manifest_locked(storage: &dyn Storage) -> Result<()> {
-    let opening = Opening { storage, on_damage: OnDamage::Refuse };
-    let mut names: Vec<(u64, u32)> = opening.list()?.iter().filter_map(|name| parse_name(name)).collect();
+    let opening = Opening { storage, on_damage: OnDamage::Refuse, names: OnceCell::new() };
+    let mut names = opening.names()?.segments().to_vec();
     // Of several generations the latest: each was compared with the one before it when it was made.
     names.sort_unstable_by_key(|(sequence, generation)| (*sequence, Reverse(*generation)));
     names.dedup_by_key(|(sequence, _)| *sequence);
