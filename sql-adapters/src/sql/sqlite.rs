@@ -1,27 +1,31 @@
 //! A store in a SQLite file, or in SQLite's memory.
 
+mod appending;
 mod faults;
+mod memory;
 mod opened;
 mod rows;
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use eventuali::{
     AggregateVersion, AppendBatch, Capabilities, Durability, Error, Event, NewEvent, Position, Receipt, Result, StoreIdentity, StreamInfo, Timestamp,
 };
+use parking_lot::Mutex;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, Connection as _, Either, Executor as _, Row as _, SqliteConnection};
-use tokio::time::sleep;
+use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
 use uuid::Uuid;
 
-use faults::{commit_fault, fault, is_busy, is_without_value};
+use appending::{Appended, commit};
+use faults::fault;
+use memory::Memory;
 use opened::{Opened, require_store, resolve};
-use rows::{Bound, FEW, ROWS, ROWS_AHEAD, bind_rows, event, fitting, insert_statement, is_withheld, page_statement, select_statement, soon};
+use rows::{FEW, ROWS, ROWS_AHEAD, event, fitting, insert_statement, is_withheld, page_statement, select_statement, soon};
 
-use super::database::{Collected, Database, Failure, Found, Of, Page, asked, behind, own_epoch, signed, unsigned};
-use super::decide::{Known, Row, decide};
+use super::database::{Collected, Database, Failure, Found, Of, Page, behind, signed, unsigned};
+use super::decide::Row;
 use super::schema::{self, Migrated};
 use super::store::{SqlStore, sql_store};
 use crate::moving::{Origin, Standing, new_event};
@@ -35,6 +39,12 @@ const WAL_PAGES: &str = "4000";
 /// it into three indexes.
 const WRITER_CACHE: &str = "-16384";
 
+/// A number that is another one as soon as another connection has committed anything.
+const DATA_VERSION: &str = "(SELECT data_version FROM pragma_data_version)";
+
+/// The epoch that is bound, if it is that of the row of state.
+const OWN_EPOCH: &str = r#"(SELECT epoch FROM "{table}_state" WHERE id = 1 AND epoch = ?)"#;
+
 /// A SQLite database that holds a store.
 pub(crate) struct Sqlite {
     /// What messages call it.
@@ -45,6 +55,8 @@ pub(crate) struct Sqlite {
     statements: Statements,
     /// One connection: SQLite has one writer.
     writer: SqlitePool,
+    /// What is known behind the writer's last commit. Only who holds its connection looks at it.
+    memory: Mutex<Option<Memory>>,
     readers: SqlitePool,
     capabilities: Capabilities,
     /// How long a transaction waits for another process's.
@@ -59,6 +71,9 @@ struct Statements {
     /// The last rows of a transaction, and its end. Where the table did not take as many rows as it was given, there is no head to be
     /// set, and the transaction is refused. (To find values by their numbers takes SQLite long where there are many: the rows have none.)
     advance: [String; ROWS.len()],
+    /// All of a transaction that was decided from memory: it is refused where anybody else wrote since, and where there is no row of
+    /// state.
+    at_once: [String; ROWS.len()],
     moved: String,
     stream: String,
 }
@@ -66,8 +81,10 @@ struct Statements {
 impl Statements {
     fn new(table: &TableName) -> Self {
         let fill = |statement: &str| table.fill(statement);
-        let insert = |rows: usize| fill(&insert_statement(rows));
-        let state = fill(r#"SELECT head, epoch, last_commit, store_id, source_store_id, source_position FROM "{table}_state" WHERE id = 1"#);
+        let insert = |rows: usize| fill(&insert_statement(rows, "?"));
+        let columns = "head, epoch, last_commit, store_id, source_store_id, source_position";
+        let state = fill(&format!(r#"SELECT {columns} FROM "{{table}}_state" WHERE id = 1"#));
+        let state_and_version = fill(&format!(r#"SELECT {columns}, {DATA_VERSION} FROM "{{table}}_state" WHERE id = 1"#));
         let streams = fill(
             r#"WITH k (place, tenant, aggregate_id) AS MATERIALIZED (SELECT key, value ->> 0, value ->> 1 FROM json_each(?))
                SELECT json_group_array(json_array(k.place, e.aggregate_type, e.aggregate_version)) FROM k JOIN "{table}" AS e
@@ -76,11 +93,15 @@ impl Statements {
         );
         let events = fill(&format!("{} WHERE id IN (SELECT value FROM json_each(?))", select_statement()));
         let advance = fill(r#"UPDATE "{table}_state" SET head = iif(? > 0, ?, NULL), last_commit = ?, epoch = ? WHERE id = 1"#);
+        let assume = fill(&format!(
+            r#"UPDATE "{{table}}_state" SET head = iif(? > 0 AND head = ? AND {DATA_VERSION} = ?, ?, NULL), last_commit = ? WHERE id = 1"#
+        ));
         let check = fill(r#"UPDATE "{table}_state" SET head = CASE changes() WHEN ?1 THEN head END WHERE id = 1"#);
         Self {
-            begin: format!("BEGIN IMMEDIATE; {state}; {streams}; {events}"),
+            begin: format!("BEGIN IMMEDIATE; {state_and_version}; {streams}; {events}"),
             insert: ROWS.map(insert),
             advance: ROWS.map(|rows| format!("{advance}; {}; {check}; COMMIT", insert(rows))),
+            at_once: ROWS.map(|rows| format!("BEGIN IMMEDIATE; {assume}; {}; {check}; COMMIT", fill(&insert_statement(rows, OWN_EPOCH)))),
             state,
             moved: fill(
                 r#"UPDATE "{table}_state" SET head = ?1, last_commit = max(last_commit, min(?2, ?3)), epoch = ?4, source_store_id = ?5, source_epoch = ?4,
@@ -163,7 +184,8 @@ impl Sqlite {
         };
         let capabilities = Capabilities::new("sqlite", durability, persistent, true);
         let statements = Statements::new(&options.table);
-        Ok(Self { shown, file, table: options.table.clone(), statements, writer, readers, capabilities, lock_timeout: options.lock_timeout })
+        let (table, memory, lock_timeout) = (options.table.clone(), Mutex::new(None), options.lock_timeout);
+        Ok(Self { shown, file, table, statements, writer, memory, readers, capabilities, lock_timeout })
     }
 
     /// What messages call it.
@@ -192,114 +214,6 @@ impl Sqlite {
         }
         connection.map_err(|error| self.error(&error))
     }
-
-    /// Begins a transaction, and gives what decides these appends.
-    async fn begin(&self, connection: &mut SqliteConnection, keys: &[(&str, &str)], ids: &[Uuid]) -> Result<[Vec<SqliteRow>; 3], Trouble> {
-        let (keys, ids) = (as_json(keys)?, as_json(ids)?);
-        let start = Instant::now();
-        loop {
-            let begin = sqlx::query(AssertSqlSafe(&*self.statements.begin)).bind(&*keys).bind(&*ids);
-            match run(connection, begin).await {
-                Ok(rows) => return Ok(rows),
-                Err((0, error)) if is_busy(&error) && start.elapsed() <= self.lock_timeout => {
-                    // SQLite itself would wait longer and longer between two attempts, and hardly ever get the lock from a busy process.
-                    sleep(Duration::from_micros(500 + u64::from(start.elapsed().subsec_micros() % 1000))).await;
-                }
-                Err((_, error)) => return Err(Trouble::Database(error)),
-            }
-        }
-    }
-
-    /// Decides and stores appends in one transaction.
-    async fn store(&self, connection: &mut SqliteConnection, batches: &[&AppendBatch]) -> Result<Vec<Result<Vec<Receipt>>>, Trouble> {
-        let (keys, ids) = asked(batches);
-        let [state, streams, events] = self.begin(connection, &keys, &ids).await?;
-        let state = state.first().ok_or(sqlx::Error::RowNotFound)?;
-        let (head, epoch, last_commit): (i64, i64, i64) = (state.try_get(0)?, state.try_get(1)?, state.try_get(2)?);
-        let epoch = own_epoch(epoch, head, state.try_get(5)?);
-        let now = Timestamp(last_commit).max(Timestamp::now());
-        let mut known = Known::new(unsigned(head), now);
-        // One row: a row for each stream would be handed from thread to thread alone.
-        let streams: Vec<(i64, String, i64)> = match streams.first() {
-            Some(streams) => serde_json::from_str(streams.try_get(0)?).map_err(|error| sqlx::Error::Decode(error.into()))?,
-            None => Vec::new(),
-        };
-        for (place, aggregate_type, version) in streams {
-            known.add_stream(&keys, place, aggregate_type, unsigned(version));
-        }
-        for row in &events {
-            let (event, _) = event(row)?;
-            known.events.insert(event.id(), event);
-        }
-        let decided = decide(known, batches.iter().copied(), self.capabilities.durability, |_, _| false);
-        let Some(last) = decided.rows.last() else {
-            commit(connection).await?;
-            return Ok(decided.answers);
-        };
-        let rest = self.insert(connection, &decided.rows, epoch).await?;
-        let advance = sqlx::query(AssertSqlSafe(&*self.statements.advance[fitting(rest.len())]));
-        let advance = advance.bind(signed(rest.len() as u64)).bind(signed(last.position)).bind(now.0).bind(epoch);
-        let advance = bind_rows(advance, rest, epoch)?;
-        match run::<4>(connection, advance).await {
-            Ok(_) => Ok(decided.answers),
-            Err((2, error)) if is_without_value(&error) => Err(self.left_out()),
-            Err((3, error)) => Err(Trouble::Commit(error)),
-            Err((_, error)) => Err(Trouble::Database(error)),
-        }
-    }
-
-    /// Inserts rows but for the last ones, which fit one statement.
-    async fn insert<'r, 'e>(&self, connection: &mut SqliteConnection, mut rows: &'r [Row<'e>], epoch: i64) -> Result<&'r [Row<'e>], Trouble> {
-        while let Some((chunk, rest)) = rows.split_at_checked(ROWS[ROWS.len() - 1]).filter(|(_, rest)| !rest.is_empty()) {
-            let insert = sqlx::query(AssertSqlSafe(&*self.statements.insert[ROWS.len() - 1]));
-            self.insert_all(connection, insert, chunk, epoch).await?;
-            rows = rest;
-        }
-        Ok(rows)
-    }
-
-    async fn insert_all(&self, connection: &mut SqliteConnection, insert: Bound<'_>, rows: &[Row<'_>], epoch: i64) -> Result<(), Trouble> {
-        let inserted = bind_rows(insert, rows, epoch)?.execute(connection).await?.rows_affected();
-        if inserted == rows.len() as u64 { Ok(()) } else { Err(self.left_out()) }
-    }
-
-    /// A trigger may leave rows out, and SQLite says nothing but how many it took.
-    fn left_out(&self) -> Trouble {
-        let message = "its events table did not take every event; let no trigger of that table leave rows out".to_owned();
-        Trouble::Store(Error::Database { store: self.shown.clone(), code: None, message })
-    }
-
-    /// Ends a transaction that cannot be committed.
-    async fn give_up(&self, mut connection: PoolConnection<sqlx::Sqlite>, trouble: Trouble, refused: fn(Error) -> Failure) -> Failure {
-        // SQLite may have done it itself.
-        let _ = sqlx::query("ROLLBACK").execute(&mut *connection).await;
-        // A statement whose tables are others now fails before it begins, each time it is used again. The driver resets it behind those
-        // that it was sent with, finds no error any more that it could tell, and its thread ends. A new one fails when it is prepared.
-        let _ = connection.clear_cached_statements().await;
-        match trouble {
-            Trouble::Database(error) => fault(&self.shown, &error),
-            Trouble::Commit(error) => commit_fault(&self.shown, &error),
-            Trouble::Store(error) => refused(error),
-        }
-    }
-}
-
-/// Runs statements that are sent together: the rows of each, or what failed behind how many of them.
-async fn run<const N: usize>(connection: &mut SqliteConnection, query: Bound<'_>) -> Result<[Vec<SqliteRow>; N], (usize, sqlx::Error)> {
-    let mut rows = [const { Vec::new() }; N];
-    let mut done = 0;
-    let mut answers = connection.fetch_many(query);
-    while let Some(answer) = soon(&mut answers).await.map_err(|error| (done, error))? {
-        match answer {
-            Either::Left(_) => done += 1,
-            Either::Right(row) => rows[done - 1].push(row),
-        }
-    }
-    Ok(rows)
-}
-
-async fn commit(connection: &mut SqliteConnection) -> Result<(), Trouble> {
-    sqlx::query("COMMIT").execute(connection).await.map(drop).map_err(Trouble::Commit)
 }
 
 impl Sqlite {
@@ -392,15 +306,23 @@ impl Database for Sqlite {
     }
 
     async fn append(&self, batches: &[&AppendBatch]) -> Result<Vec<Result<Vec<Receipt>>>, Failure> {
-        let mut connection = self.connection().await?;
-        match self.store(&mut connection, batches).await {
-            Ok(answers) => Ok(answers),
+        let connection = self.connection().await;
+        // What ends without a commit that is certain leaves nothing to be remembered.
+        let memory = self.memory.lock().take();
+        let mut connection = connection?;
+        match self.append_group(&mut connection, memory, batches).await {
+            Ok(Appended { answers, memory }) => {
+                // While the connection is held: nobody else commits through it.
+                *self.memory.lock() = memory;
+                Ok(answers)
+            }
             Err(trouble) => Err(self.give_up(connection, trouble, Failure::Refused).await),
         }
     }
 
     async fn restore(&self, origin: Origin, events: &[Event]) -> Result<(), Failure> {
         let mut connection = self.connection().await?;
+        *self.memory.lock() = None;
         match self.restore_within(&mut connection, origin, events).await {
             Ok(()) => Ok(()),
             Err(trouble) => Err(self.give_up(connection, trouble, Failure::All).await),

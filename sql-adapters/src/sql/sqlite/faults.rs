@@ -12,6 +12,13 @@ pub(super) fn is_busy(error: &sqlx::Error) -> bool {
     code.and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| code & 0xff == 5)
 }
 
+/// Whether a constraint refused what was to be stored.
+pub(super) fn is_constraint(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    // SQLITE_CONSTRAINT, whatever kind of it
+    code.and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| code & 0xff == 19)
+}
+
 /// Whether a column that must have a value was to have none.
 pub(super) fn is_without_value(error: &sqlx::Error) -> bool {
     // SQLITE_CONSTRAINT_NOTNULL

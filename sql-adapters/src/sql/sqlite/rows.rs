@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::Poll;
 use std::thread::yield_now;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use uuid::Uuid;
 use super::Trouble;
 use crate::sql::database::{Of, Page, signed, unsigned};
 use crate::sql::decide::Row;
-use crate::sql::row::{Columns, JSON, PROTOBUF, metadata_text, tags_text};
+use crate::sql::row::{Columns, PROTOBUF, metadata_text, tags_text};
 
 /// How many rows one statement inserts at most: few different numbers, so that the statements are prepared once.
 pub(super) const ROWS: [usize; 4] = [1, 4, 16, 64];
@@ -32,31 +33,37 @@ pub(super) const FEW: u64 = 4;
 /// How long the next row is waited for without sleeping.
 const AWAKE: Duration = Duration::from_micros(100);
 
-/// What is inserted, in the order in which it is bound.
-const INSERTED: [&str; 16] = [
-    "global_position",
-    "id",
-    "tenant",
-    "aggregate_id",
-    "aggregate_type",
-    "event_type",
-    "event_version",
-    "aggregate_version",
-    "event_data",
-    "event_data_type",
-    "event_bytes",
-    "metadata",
-    "tags",
-    "timestamp",
-    "timestamp_micros",
-    "epoch",
+/// What is inserted beside the epoch, in the order in which it is bound, and what stands there where nothing is bound: most rows say
+/// the same, and each text that is bound is copied twice.
+const INSERTED: [(&str, Option<&str>); 15] = [
+    ("timestamp", Some("?")),
+    ("global_position", None),
+    ("id", None),
+    ("tenant", Some("''")),
+    ("aggregate_id", None),
+    ("aggregate_type", None),
+    ("event_type", None),
+    ("event_version", None),
+    ("aggregate_version", None),
+    ("event_data", None),
+    ("event_data_type", Some("'json'")),
+    ("event_bytes", None),
+    ("metadata", Some("'{}'")),
+    ("tags", None),
+    ("timestamp_micros", None),
 ];
 
 /// A statement that inserts so many rows at most: those that nothing was bound to are left out. If one fails the whole transaction is
 /// given up, so SQLite need not be able to undo the statement alone.
-pub(super) fn insert_statement(rows: usize) -> String {
-    let (columns, row) = (INSERTED.join(", "), format!("({})", vec!["?"; INSERTED.len()].join(", ")));
-    format!(r#"INSERT OR FAIL INTO "{{table}}" ({columns}) SELECT * FROM (VALUES {}) WHERE column1 NOT NULL"#, vec![row; rows].join(", "))
+pub(super) fn insert_statement(rows: usize, epoch: &str) -> String {
+    let columns = INSERTED.map(|(name, _)| name).join(", ");
+    let values = INSERTED.iter().zip(1..).map(|((_, otherwise), number)| match otherwise {
+        Some(otherwise) => format!("ifnull(column{number}, {otherwise})"),
+        None => format!("column{number}"),
+    });
+    let values = values.collect::<Vec<_>>().join(", ");
+    let rows = vec![format!("({})", vec!["?"; INSERTED.len()].join(", ")); rows].join(", ");
+    format!(r#"INSERT OR FAIL INTO "{{table}}" (epoch, {columns}) SELECT {epoch}, {values} FROM (VALUES {rows}) WHERE column2 NOT NULL"#)
 }
 
 /// Which of the statements for several numbers of rows has room for so many.
@@ -67,37 +74,52 @@ pub(super) fn fitting(rows: usize) -> usize {
 pub(super) type Bound<'q> = Query<'q, sqlx::Sqlite, SqliteArguments>;
 
 pub(super) fn bind_rows<'q>(mut insert: Bound<'q>, rows: &[Row<'_>], epoch: i64) -> Result<Bound<'q>, Trouble> {
-    // Events of one group mostly have one time.
-    let mut times = (Timestamp(0), timestamp_text(Timestamp(0)));
+    // Events of one group mostly have one time, and few types.
+    let group = rows.first().map_or(Timestamp(0), |row| row.timestamp);
+    let (group_text, group_micros) = timestamp_text(group);
+    insert = insert.bind(epoch).bind(group_text);
+    let (mut aggregate_types, mut event_types) = (Shared::default(), Shared::default());
     for row in rows {
         let payload = row.event.data.as_bytes();
         let (data, bytes, data_type) = match &row.event.data {
-            EventData::Json(_) => (std::str::from_utf8(payload).map_err(Trouble::not_text)?, None, JSON),
-            EventData::Protobuf(_) => ("null", Some(payload), PROTOBUF),
+            EventData::Json(_) => (std::str::from_utf8(payload).map_err(Trouble::not_text)?, None, None),
+            EventData::Protobuf(_) => ("null", Some(payload), Some(PROTOBUF)),
         };
-        if times.0 != row.timestamp {
-            times = (row.timestamp, timestamp_text(row.timestamp));
-        }
-        let (timestamp, micros) = times.1.clone();
+        let (timestamp, micros) = match Some(row.timestamp).filter(|timestamp| *timestamp != group).map(timestamp_text) {
+            Some((timestamp, micros)) => (Some(timestamp), micros),
+            None => (None, group_micros),
+        };
         insert = insert
+            .bind(timestamp)
             .bind(signed(row.position))
-            .bind(row.event.id.to_string())
-            .bind(row.tenant)
-            .bind(row.aggregate_id)
-            .bind(row.aggregate_type)
-            .bind(&*row.event.event_type)
+            .bind(Arc::<str>::from(row.event.id.hyphenated().encode_lower(&mut Uuid::encode_buffer()) as &str))
+            .bind(Some(row.tenant).filter(|tenant| !tenant.is_empty()))
+            .bind(Arc::<str>::from(row.aggregate_id))
+            .bind(aggregate_types.share(row.aggregate_type))
+            .bind(event_types.share(&row.event.event_type))
             .bind(i64::from(row.event.schema_version))
             .bind(signed(row.version))
-            .bind(data)
+            .bind(Arc::<str>::from(data))
             .bind(data_type)
             .bind(bytes)
-            .bind(metadata_text(&row.event.metadata)?)
+            .bind(Some(&row.event.metadata).filter(|metadata| !metadata.is_empty()).map(metadata_text).transpose()?)
             .bind(tags_text(&row.event.tags)?)
-            .bind(timestamp)
-            .bind(micros)
-            .bind(epoch);
+            .bind(micros);
     }
     Ok(insert)
+}
+
+/// A text that is shared by those who want the same one after the other.
+#[derive(Default)]
+struct Shared(Option<Arc<str>>);
+
+impl Shared {
+    fn share(&mut self, text: &str) -> Arc<str> {
+        match &self.0 {
+            Some(last) if **last == *text => Arc::clone(last),
+            _ => Arc::clone(self.0.insert(text.into())),
+        }
+    }
 }
 
 /// What is said of an event beside its payload, as one value: to take a value of its own for each column costs more than the JSON.
