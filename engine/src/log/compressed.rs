@@ -3,6 +3,7 @@
 //! What a compressed segment reads as are the bytes of the original behind its header: frames, LSNs, salt, checksums and
 //! chain stay as they are. So whatever reads segments reads compressed ones, through [`CompressedFile`].
 
+mod ahead;
 mod cache;
 mod closed;
 mod file;

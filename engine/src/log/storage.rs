@@ -151,6 +151,11 @@ pub trait StorageFile: Send + Sync + 'static {
     /// # Errors
     /// `StorageFull` if there is not enough space; then the file is as before, but may be longer.
     fn secure_space(&self, start: u64, end: u64, space: Space) -> io::Result<()>;
+
+    /// Whether it may be read from other threads than the one that asks, before anybody does.
+    fn may_be_read_ahead(&self) -> bool {
+        false
+    }
 }
 
 /// How space is secured ahead of the writer.

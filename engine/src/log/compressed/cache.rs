@@ -10,6 +10,7 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 use zstd::zstd_safe::{DCtx, DDict};
 
+use super::ahead::Ahead;
 use crate::log::sys;
 
 /// How much the compressed segments of a process keep in memory together.
@@ -74,6 +75,7 @@ pub(crate) struct Cache {
     bytes_max: usize,
     decoders: Mutex<Vec<Decoder>>,
     files: AtomicU64,
+    pub(super) ahead: Arc<Ahead>,
 }
 
 /// The cache of this process, beside the fork generation that tells it from its children.
@@ -81,7 +83,7 @@ static SHARED: Mutex<Option<(u32, Arc<Cache>)>> = Mutex::new(None);
 
 impl Cache {
     pub(super) fn new(bytes_max: usize) -> Self {
-        Self { entries: Mutex::default(), bytes_max, decoders: Mutex::default(), files: AtomicU64::new(0) }
+        Self { entries: Mutex::default(), bytes_max, decoders: Mutex::default(), files: AtomicU64::new(0), ahead: Arc::default() }
     }
 
     /// That of this process. A forked child begins with an empty one: its parent's may have been held when it was made.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use zstd::zstd_safe::DDict;
 
@@ -14,8 +15,20 @@ use crate::log::storage::{Space, StorageFile};
 /// Room for a dictionary, a page of the table and a few blocks.
 const ASIDE_BYTES: usize = 1 << 20;
 
+/// Who reads so much at once reads on.
+const LONG_BYTES: usize = 64 << 10;
+/// How much is decoded ahead of who reads on.
+const AHEAD_BYTES: u64 = 512 << 10;
+
 /// Reads like the segment that was compressed; only its header is its own.
 pub(crate) struct CompressedFile {
+    blocks: Arc<Blocks>,
+    /// Where the last long read began; nothing is decoded ahead of who reads backwards.
+    long_read_at: AtomicU64,
+}
+
+/// The compressed blocks of a file.
+struct Blocks {
     file: Arc<dyn StorageFile>,
     footer: Footer,
     seed: u32,
@@ -44,9 +57,25 @@ impl CompressedFile {
         };
         let footer = Footer::decode(&bytes[..read], seed, length).map_err(|reason| Damage { offset: 0, end: u64::MAX, reason })?;
         let number = cache.file_number();
-        Ok(Self { file, footer, seed, cache, number })
+        Ok(Self { blocks: Arc::new(Blocks { file, footer, seed, cache, number }), long_read_at: AtomicU64::new(0) })
     }
 
+    /// Has what follows `end` decoded.
+    fn decode_ahead(&self, end: u64) {
+        let mut at = end;
+        while at < (end + AHEAD_BYTES).min(self.blocks.footer.plain_bytes) {
+            let (number, start, length) = self.blocks.block_at(at);
+            let blocks = Arc::clone(&self.blocks);
+            self.blocks.cache.ahead.ask((self.blocks.number, number), length, move || {
+                let mut bytes = vec![0; length];
+                blocks.decode(number, start, &mut bytes).ok().map(|()| bytes)
+            });
+            at = start + length as u64;
+        }
+    }
+}
+
+impl Blocks {
     /// The block that holds an offset: its number, where it begins, and how much is in it.
     fn block_at(&self, offset: u64) -> (u32, u64, usize) {
         let block_bytes = u64::from(self.footer.block_bytes);
@@ -64,6 +93,11 @@ impl CompressedFile {
         let count = out.len().min(length - within);
         if let Some(Kept::Bytes(block)) = self.cache.get(self.number, Part::Block(number)) {
             out[..count].copy_from_slice(&block[within..within + count]);
+        } else if let Some(block) = self.cache.ahead.take((self.number, number)) {
+            out[..count].copy_from_slice(&block[within..within + count]);
+            if count < length {
+                self.cache.put(self.number, Part::Block(number), Kept::Bytes(block.into()));
+            }
         } else if count == length {
             // Whoever reads whole blocks reads on, and does not come back.
             self.decode(number, start, &mut out[..length])?;
@@ -154,19 +188,23 @@ fn unchangeable<T>() -> io::Result<T> {
 
 impl StorageFile for CompressedFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let wanted = usize::try_from(self.footer.plain_bytes.saturating_sub(offset)).unwrap_or(usize::MAX).min(buffer.len());
+        let blocks = &*self.blocks;
+        let wanted = usize::try_from(blocks.footer.plain_bytes.saturating_sub(offset)).unwrap_or(usize::MAX).min(buffer.len());
+        if wanted >= LONG_BYTES && offset >= self.long_read_at.swap(offset, Ordering::Relaxed) && blocks.file.may_be_read_ahead() {
+            self.decode_ahead((offset + wanted as u64).max(START));
+        }
         let mut done = 0;
         while done < wanted {
             let at = offset + done as u64;
             let out = &mut buffer[done..wanted];
             done += if at < START {
                 let count = usize::try_from(START - at).unwrap_or(usize::MAX).min(out.len());
-                match self.file.read_at(&mut out[..count], at)? {
+                match blocks.file.read_at(&mut out[..count], at)? {
                     0 => return Err(Damage { offset: at, end: START, reason: "the file ends within the segment's header" }.into()),
                     read => read,
                 }
             } else {
-                self.read_in_block(out, at)?
+                blocks.read_in_block(out, at)?
             };
         }
         Ok(done)
@@ -177,11 +215,11 @@ impl StorageFile for CompressedFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.file.sync()
+        self.blocks.file.sync()
     }
 
     fn length(&self) -> io::Result<u64> {
-        Ok(self.footer.plain_bytes)
+        Ok(self.blocks.footer.plain_bytes)
     }
 
     fn set_length(&self, _length: u64) -> io::Result<()> {

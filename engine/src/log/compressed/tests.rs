@@ -130,6 +130,42 @@ fn a_block_in_the_place_of_another_is_damage() {
 }
 
 #[test]
+fn who_reads_on_reads_what_was_decoded_ahead() {
+    let storage = MemoryStorage::new();
+    let contents: Vec<u8> = (0..300_000).flat_map(|number: u32| format!("{number:>8} ").into_bytes()).collect();
+    let (header, file) = compressed(&storage, &contents);
+    let whole = [&header.encode()[..], &contents].concat();
+    let footer_at = usize::try_from(file.length().expect("memory")).expect("small") - footer::FOOTER_BYTES;
+    let footer = Footer::decode(&bytes_of(&*file)[footer_at..], layout::blocks_seed(&header), (footer_at + footer::FOOTER_BYTES) as u64);
+    let table = footer.expect("honest").table_offset;
+    for damaged in [None, Some(table / 2)] {
+        if let Some(at) = damaged {
+            let mut byte = [0];
+            read_exact_at(&*file, &mut byte, at).expect("memory");
+            file.write_at(&[byte[0] ^ 1], at).expect("memory");
+        }
+        for cache_bytes in [100_000, 16 << 20] {
+            let file = CompressedFile::open_with(Arc::clone(&file), &header, Arc::new(Cache::new(cache_bytes))).expect("opened");
+            let (mut at, mut damages, piece) = (0, 0, 70_000);
+            while at < whole.len() {
+                let mut bytes = vec![0; piece.min(whole.len() - at)];
+                match read_exact_at(&file, &mut bytes, at as u64) {
+                    Ok(()) => assert!(bytes == whole[at..at + bytes.len()], "from {at} on"),
+                    Err(error) => {
+                        assert!(Damage::of(&error).is_some(), "{error}");
+                        damages += 1;
+                    }
+                }
+                // As readers do, which come back to what did not fit a batch.
+                at += piece - 3000;
+            }
+            // A piece may begin in the damaged block that the one before has ended in.
+            assert_eq!((1..=2).contains(&damages), damaged.is_some(), "{damages}");
+        }
+    }
+}
+
+#[test]
 fn a_compressed_segment_is_never_changed() {
     let storage = MemoryStorage::new();
     let (header, file) = compressed(&storage, &b"the same again and again; ".repeat(4000));

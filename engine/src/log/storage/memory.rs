@@ -142,6 +142,10 @@ fn index(offset: u64) -> io::Result<usize> {
 }
 
 impl StorageFile for MemoryFile {
+    fn may_be_read_ahead(&self) -> bool {
+        true
+    }
+
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let contents = self.0.read();
         let from = index(offset)?.min(contents.length);

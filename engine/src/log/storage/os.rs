@@ -231,6 +231,10 @@ struct OsFile {
 }
 
 impl StorageFile for OsFile {
+    fn may_be_read_ahead(&self) -> bool {
+        true
+    }
+
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut filled = 0;
         while filled < buffer.len() {

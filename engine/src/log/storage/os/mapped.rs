@@ -29,6 +29,10 @@ fn unchangeable<T>() -> io::Result<T> {
 }
 
 impl StorageFile for MappedFile {
+    fn may_be_read_ahead(&self) -> bool {
+        true
+    }
+
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let from = usize::try_from(offset).unwrap_or(usize::MAX).min(self.0.len());
         let count = buffer.len().min(self.0.len() - from);
