@@ -84,8 +84,11 @@ pub(crate) fn decide<'a>(
     durability: Durability,
     same_json: SameJson,
 ) -> Decided<'a> {
-    let mut deciding = Deciding { known, durability, same_json, rows: Vec::new(), new: HashMap::default() };
-    let answers = batches.into_iter().map(|batch| deciding.batch(batch)).collect();
+    let batches = batches.into_iter();
+    let (events, mut before) = (batches.size_hint().0, Vec::new());
+    let new = HashMap::with_capacity_and_hasher(events, RandomState::default());
+    let mut deciding = Deciding { known, durability, same_json, rows: Vec::with_capacity(events), new };
+    let answers = batches.map(|batch| deciding.batch(batch, &mut before)).collect();
     Decided { answers, rows: deciding.rows }
 }
 
@@ -110,15 +113,15 @@ struct Stored<'s> {
 }
 
 impl<'a> Deciding<'a> {
-    fn batch(&mut self, batch: &'a AppendBatch) -> Result<Vec<Receipt>> {
+    fn batch(&mut self, batch: &'a AppendBatch, before: &mut Vec<(Key<'a>, Option<Stream<'a>>)>) -> Result<Vec<Receipt>> {
         if let Some(receipts) = self.repeated(batch)? {
             return Ok(receipts);
         }
         let first_row = self.rows.len();
-        let mut before = Vec::new();
+        before.clear();
         let mut receipts = Vec::with_capacity(batch.streams.len());
         for stream in &batch.streams {
-            match self.stream(&batch.tenant, stream, &mut before) {
+            match self.stream(&batch.tenant, stream, before) {
                 Ok(receipt) => receipts.push(receipt),
                 Err(error) => {
                     self.undo(first_row, before);
@@ -129,12 +132,12 @@ impl<'a> Deciding<'a> {
         Ok(receipts)
     }
 
-    fn undo(&mut self, first_row: usize, before: Vec<(Key<'a>, Option<Stream<'a>>)>) {
+    fn undo(&mut self, first_row: usize, before: &mut Vec<(Key<'a>, Option<Stream<'a>>)>) {
         for row in self.rows.drain(first_row..) {
             self.new.remove(&row.event.id);
             self.known.head -= 1;
         }
-        for (key, stream) in before.into_iter().rev() {
+        for (key, stream) in before.drain(..).rev() {
             match stream {
                 Some(stream) => self.known.streams.insert(key, stream),
                 None => self.known.streams.remove(&key),

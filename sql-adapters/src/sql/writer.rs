@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use eventuali::{AppendBatch, Error, Position, Receipt, Result};
@@ -90,8 +91,10 @@ struct Company {
 impl Company {
     /// Waits a moment for as many appends as the last group had, the first of which is there.
     async fn wait(&self, requests: &mpsc::UnboundedReceiver<Request>) {
-        let (start, patience) = (Instant::now(), (self.took / 4).min(PATIENCE_FOR_COMPANY));
+        // Without its company it would be a transaction of its own, and the company would wait for that as long.
+        let (start, patience) = (Instant::now(), self.took.min(PATIENCE_FOR_COMPANY));
         while requests.len() + 1 < self.appends && start.elapsed() < patience {
+            thread::yield_now();
             yield_now().await;
         }
     }

@@ -54,6 +54,7 @@ impl Memory {
     /// conflict, a repetition, or an append with nothing to store.
     pub(super) fn decide<'a>(&self, batches: &[&'a AppendBatch], now: Timestamp, durability: Durability) -> Option<Decided<'a>> {
         let mut known = Known::new(unsigned(self.stood.head), now);
+        known.streams.reserve(batches.len());
         let mut events = 0;
         for batch in batches {
             let streams = self.streams.get(&batch.tenant)?;
