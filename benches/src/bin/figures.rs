@@ -22,8 +22,8 @@ const PARTS: [(&str, &str, Part); 13] = [
     }),
     ("threads", "Many threads, on disk", |place| Ok(vec![concurrent::threads(place, 64)?])),
     ("reading", "Reading", |place| {
-        let mut rows = reading::replay_and_open(place, 2_000_000, 100)?;
-        rows.extend(reading::replay_and_open(place, 1_000_000, 1)?);
+        let mut rows = reading::replay(place, 2_000_000, 100)?;
+        rows.extend(reading::replay(place, 1_000_000, 1)?);
         Ok(rows)
     }),
     ("verify", "Verify", |place| {
