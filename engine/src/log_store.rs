@@ -261,6 +261,14 @@ impl Inner {
     }
 }
 
+/// The error of rewriting a segment, where the disk is full.
+fn full(error: Error) -> Error {
+    match error {
+        Error::Io { kind: io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded, path, .. } => Error::StorageFull { path, needed_bytes: None },
+        error => error,
+    }
+}
+
 /// Sealed segments, each with the position behind its last event.
 fn ends(sealed: &[ManifestSegment], end_position: u64) -> Vec<(ManifestSegment, u64)> {
     let ends = sealed.iter().skip(1).map(|next| next.base_position).chain([end_position]);
@@ -360,26 +368,20 @@ impl LogStore {
         let writer = self.usable()?;
         // Closing waits for nobody who has a handle.
         let _kept_open = self.clone();
-        let scavenged = scavenge_open(writer, || self.sync().wait(), &mut progress);
-        scavenged.map_err(|error| match error {
-            Error::Io { kind: io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded, path, .. } => {
-                Error::StorageFull { path, needed_bytes: None }
-            }
-            error => error,
-        })
+        scavenge_open(writer, || self.sync().wait(), &mut progress).map_err(full)
     }
 
     /// Compresses now what is sealed, where that pays, whatever [`OpenOptions::compression`] says; but not the segment that was written to
     /// last. Each is decoded and compared with its original before it takes its place. Others append and read meanwhile.
     ///
     /// # Errors
-    /// [`Corruption`](Error::Corruption) if a segment cannot be read, [`Io`](Error::Io), [`Closed`](Error::Closed),
-    /// [`ReadOnly`](Error::ReadOnly). What was compressed before stays so.
+    /// [`Corruption`](Error::Corruption) if a segment cannot be read, [`StorageFull`](Error::StorageFull), [`Io`](Error::Io),
+    /// [`Closed`](Error::Closed), [`ReadOnly`](Error::ReadOnly). What was compressed before stays so.
     pub fn compress(&self) -> Result<Compression> {
         if self.is_read_only() {
             return Err(Error::ReadOnly);
         }
-        self.usable().and_then(|writer| compress_open(writer))
+        self.usable().and_then(|writer| compress_open(writer).map_err(full))
     }
 
     /// Has every file stay that the manifest names from now on, until the guard is dropped.

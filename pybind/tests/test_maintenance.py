@@ -10,8 +10,10 @@ import eventuali.maintenance
 import eventuali.sync
 from eventuali import ConfigurationError, CorruptionError, ForkPositionError, StoreClosedError
 from eventuali import EventStore as AsyncEventStore
+from eventuali.event import UserRegistered
 from eventuali.maintenance import (
     BackupReport,
+    CompressReport,
     Damage,
     ForkReport,
     KeptRange,
@@ -20,6 +22,7 @@ from eventuali.maintenance import (
     SalvageReport,
     VerifyReport,
     backup,
+    compress,
     fork,
     salvage,
     verify,
@@ -336,3 +339,49 @@ def test_the_command_forks(orders: Path, tmp_path: Path) -> None:
     ahead = command("fork", orders, tmp_path / "ahead", "--at", "11")
     assert ahead.returncode == 2
     assert "fork it at 10" in ahead.stderr
+
+
+@pytest.fixture
+def long(tmp_path: Path) -> Path:
+    """A closed store whose first segment is finished, because it is long."""
+    path = tmp_path / "long"
+    for _ in range(2):
+        with EventStore.create(path) as store:
+            users = [UserRegistered(user_id=str(number), email="ada " * 25_000) for number in range(60)]
+            store.append("a", users, aggregate_type="User")
+    return path
+
+
+def test_finished_segments_are_compressed_while_they_are_read(long: Path) -> None:
+    with EventStore.create(long) as store:
+        events = store.read_all()
+        before = [next(events).event_id for _ in range(10)]
+        done = blocking.compress(store)
+        assert (done.segments, done.left) == (1, 0)
+        assert done.bytes_after < done.bytes_before / 3
+        assert before + [event.event_id for event in events] == [event.event_id for event in store.read_all()]
+        assert blocking.compress(store) == CompressReport(0, 0, 0, 0)
+    assert blocking.verify(long).sound
+    assert not (long / SEGMENT).exists()
+
+
+@pytest.mark.anyio
+async def test_a_store_that_is_named_is_compressed(long: Path, tmp_path: Path) -> None:
+    async with AsyncEventStore.create(long) as store:
+        assert (await compress(store)).segments == 1
+    # What was written to last was finished when the store was closed.
+    assert (await compress(long)).segments == 1
+    assert (await compress(long)).segments == 0
+    with pytest.raises(ConfigurationError, match="does not exist"):
+        await compress(tmp_path / "nothing")
+    with pytest.raises(
+        ConfigurationError, match="is a database: only the files of a store in a directory are compressed"
+    ):
+        await compress("sqlite://:memory:")
+
+
+def test_the_command_line_compresses_a_store_that_nobody_has_open(long: Path, tmp_path: Path) -> None:
+    done = command("compress", str(long))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("compressed 1 segments: ")
+    assert command("compress", str(tmp_path / "nothing")).returncode == 2

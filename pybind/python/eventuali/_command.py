@@ -145,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     other.add_argument(
         "--at", type=int, metavar="POSITION", help="the last event that it has; all of them unless it is given"
     )
+    files("compress", "compress a store's finished segment files where that makes them smaller", _compress, "PATH")
     files("scavenge", "take out of a store's files what was deleted, and give back the space", _scavenge, "PATH")
     files("check", "read every byte of a store's files, and name every damaged place", _check, "PATH")
     files("salvage", "write what can be saved of a damaged store to a new one", _salvage, "PATH", "TARGET")
@@ -160,6 +161,7 @@ _HELP = {
     "backup TARGET": "the directory of the copy, which must not exist yet",
     "fork SOURCE": "the directory of a store; it is opened for as long as that takes",
     "fork TARGET": "the directory of the fork, which must not exist yet",
+    "compress PATH": "the directory of a store; it is opened for as long as that takes",
     "scavenge PATH": "the directory of a store; it is opened for as long as that takes",
     "salvage TARGET": "the directory of the new store, which must not exist yet",
     "FILE": "a file of JSON lines; - is standard output or input",
@@ -278,6 +280,16 @@ def _fork(options: argparse.Namespace, screen: "Screen") -> int:
     print(
         f"forked {options.target} at position {forked.position:,}: shares {forked.shared_segments:,} segments, "
         f"{forked.copied_segments:,} copied ({forked.copied_bytes:,} bytes); store id {forked.store_id}"
+    )
+    return 0
+
+
+def _compress(options: argparse.Namespace, screen: "Screen") -> int:
+    done = maintenance.compress(options.path)
+    screen.end()
+    print(
+        f"compressed {done.segments:,} segments: {done.bytes_before:,} bytes before, {done.bytes_after:,} now; "
+        f"{done.left:,} left as they are"
     )
     return 0
 

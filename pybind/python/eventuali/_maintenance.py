@@ -70,6 +70,24 @@ class ForkReport:
 
 @final
 @dataclass(frozen=True, slots=True)
+class CompressReport:
+    """What compressing came to."""
+
+    segments: int
+    """How many segments were compressed."""
+
+    left: int
+    """How many finished ones would not have become small enough to be worth it."""
+
+    bytes_before: int
+    """How long the files of those that were compressed were, in bytes."""
+
+    bytes_after: int
+    """How long they are."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class ScavengeReport:
     """What scavenging has given back."""
 
@@ -316,6 +334,13 @@ async def fork(store: AnyStore, target: Directory, at: int | None, *, blocking: 
     async with Opened(store, is_source=True, blocking=blocking) as core:
         move = _eventuali.start_fork(core, directory, at, blocking)
         return ForkReport(*await carried_out(move, None, blocking=blocking))
+
+
+async def compress(store: AnyStore, *, blocking: bool) -> CompressReport:
+    """Compresses the finished segments of an open store."""
+    async with Opened(store, is_source=True, blocking=blocking, only_reads=False) as core:
+        move = _eventuali.start_compress(core, blocking)
+        return CompressReport(*await carried_out(move, None, blocking=blocking))
 
 
 async def scavenge(store: AnyStore, progress: AwaitableReport | None, *, blocking: bool) -> ScavengeReport:

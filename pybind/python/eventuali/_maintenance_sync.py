@@ -1,11 +1,19 @@
 """Looking after the files of a store, for plain synchronous code: the functions of `eventuali.maintenance` without `await`."""
 
 from eventuali import _maintenance
-from eventuali._maintenance import BackupReport, Directory, ForkReport, SalvageReport, ScavengeReport, VerifyReport
+from eventuali._maintenance import (
+    BackupReport,
+    CompressReport,
+    Directory,
+    ForkReport,
+    SalvageReport,
+    ScavengeReport,
+    VerifyReport,
+)
 from eventuali._moves import finished
 from eventuali._moving import AnyStore, Report
 
-__all__ = ["backup", "fork", "salvage", "scavenge", "verify"]
+__all__ = ["backup", "compress", "fork", "salvage", "scavenge", "verify"]
 
 
 def backup(store: AnyStore, target: Directory, *, progress: Report | None = None) -> BackupReport:
@@ -42,6 +50,11 @@ def fork(store: AnyStore, target: Directory, *, at: int | None = None) -> ForkRe
         ['ada']
     """
     return finished(_maintenance.fork(store, target, at, blocking=True))
+
+
+def compress(store: AnyStore) -> CompressReport:
+    """Compresses the finished segment files of an open store now, where that makes them smaller, while others append and read."""
+    return finished(_maintenance.compress(store, blocking=True))
 
 
 def scavenge(store: AnyStore, *, progress: Report | None = None) -> ScavengeReport:

@@ -1,9 +1,9 @@
 """Looking after a store: backups, forks, scavenging, verifying, salvage.
 
-`backup` copies a store, `fork` goes on from a position of it, `scavenge` gives back the space of what was deleted; these work on an open
-store while others go on appending. `verify` finds every damaged place, `salvage` saves what can be saved; they take no lock, and work on a
-closed store, on one that is damaged beyond opening, and on one that a process is writing to. All but `scavenge` leave the store as it
-is, byte for byte.
+`backup` copies a store, `fork` goes on from a position of it, `scavenge` gives back the space of what was deleted, `compress` some of what
+the rest takes; these work on an open store while others go on appending. `verify` finds every damaged place, `salvage` saves what can
+be saved; they take no lock, and work on a closed store, on one that is damaged beyond opening, and on one that a process is writing to.
+All but `scavenge` and `compress` leave the store as it is, byte for byte.
 Without asyncio: `from eventuali.sync import maintenance`.
 
 Example:
@@ -30,6 +30,7 @@ Example:
 from eventuali import _maintenance
 from eventuali._maintenance import (
     BackupReport,
+    CompressReport,
     Damage,
     Directory,
     ForkReport,
@@ -44,6 +45,7 @@ from eventuali._moving import AnyStore, AwaitableReport, Progress
 
 __all__ = [
     "BackupReport",
+    "CompressReport",
     "Damage",
     "ForkReport",
     "KeptRange",
@@ -54,6 +56,7 @@ __all__ = [
     "StreamLoss",
     "VerifyReport",
     "backup",
+    "compress",
     "fork",
     "salvage",
     "scavenge",
@@ -124,6 +127,25 @@ async def fork(store: AnyStore, target: Directory, *, at: int | None = None) -> 
         ['user-1', 'user-2']
     """
     return await _maintenance.fork(store, target, at, blocking=False)
+
+
+async def compress(store: AnyStore) -> CompressReport:
+    """Compresses the finished segment files of an open store now, where that makes them smaller, while others append and read.
+
+    All but the one that was written to last. Each is decoded and compared with its original before it takes its place; killed at any
+    moment, the store is whole, and compressing it again goes on from there. `EventStoreConfig.with_compression` does it as files are
+    finished.
+
+    Args:
+        store: an open store, or the directory of one, which is then opened for as long as it takes.
+
+    Raises:
+        ConfigurationError: the store is a database, or it is named, and there is none.
+        StoreLockedError: the store is named, and another process has it open.
+        CorruptionError: a segment is damaged; it is left as it is.
+        StorageFullError: there is no room for another generation of a segment.
+    """
+    return await _maintenance.compress(store, blocking=False)
 
 
 async def scavenge(store: AnyStore, *, progress: AwaitableReport | None = None) -> ScavengeReport:

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use eventuali::maintenance::{BackupReport, ForkReport, SalvageReport, ScavengeReport, VerifyReport};
-use eventuali::{Completion, Error, Operation, Result};
+use eventuali::{Completion, Compression, Error, Operation, Result};
 use eventuali_sql::{Difference, DifferenceKind, Moved, Progress, Verified, export, verify};
 use parking_lot::{Condvar, Mutex};
 use pyo3::IntoPyObjectExt;
@@ -25,7 +25,7 @@ use super::{Ask, PyEventStore};
 use crate::bridge::{self, Effort, configuration};
 
 pub(crate) use lines::{start_export_lines, start_import_eventsourcing, start_import_lines};
-pub(crate) use maintenance::{start_backup, start_check, start_fork, start_salvage, start_scavenge};
+pub(crate) use maintenance::{start_backup, start_check, start_compress, start_fork, start_salvage, start_scavenge};
 pub(crate) use mirror::{PyMirror, start_mirror};
 
 /// Refuses the name of a store that cannot be meant: what was moved to a new store in memory would be gone with it.
@@ -62,6 +62,7 @@ enum Outcome {
     BackedUp(BackupReport),
     Forked(ForkReport),
     Scavenged(ScavengeReport),
+    Compressed(Compression),
 }
 
 /// Why it ended early.
@@ -189,6 +190,7 @@ impl PyMove {
             Some(Ok(Outcome::BackedUp(report))) => maintenance::backed_up(py, &report),
             Some(Ok(Outcome::Forked(report))) => maintenance::forked(py, &report),
             Some(Ok(Outcome::Scavenged(report))) => maintenance::scavenged(py, &report),
+            Some(Ok(Outcome::Compressed(done))) => maintenance::compressed(py, done),
             Some(Err(Failure::Store(error))) => Err(bridge::raise(py, &error)),
             Some(Err(Failure::File(error))) => Err(error),
             None => Ok(py.None()),

@@ -7,7 +7,7 @@ use eventuali::maintenance::{
     BackupReport, Damage, ForkReport, PositionRange, SalvageReport, ScavengeReport, StreamLoss, Transfer, VerifyReport, backup, fork, salvage,
     scavenge, verify,
 };
-use eventuali::{Error, LogStore, Position};
+use eventuali::{Compression, Error, LogStore, Position};
 use eventuali_sql::Store;
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
@@ -104,6 +104,20 @@ fn embedded<'a>(handle: &'a Handle, instead: &str) -> Result<&'a LogStore, Error
 /// What scavenging has given back, for Python.
 pub(super) fn scavenged(py: Python<'_>, report: &ScavengeReport) -> PyResult<Py<PyAny>> {
     (report.events, report.segments, report.bytes_before, report.bytes_after, report.complete).into_py_any(py)
+}
+
+/// What compressing came to, for Python.
+pub(super) fn compressed(py: Python<'_>, done: Compression) -> PyResult<Py<PyAny>> {
+    (done.segments, done.left, done.bytes_before, done.bytes_after).into_py_any(py)
+}
+
+#[pyfunction]
+pub(crate) fn start_compress(py: Python<'_>, store: &PyEventStore, blocking: bool) -> PyResult<PyMove> {
+    let handle = Arc::clone(&store.handle);
+    PyMove::begin(py, blocking, move |_| {
+        let store = embedded(&handle, "only the files of a store in a directory are compressed")?;
+        Ok(Outcome::Compressed(store.compress()?))
+    })
 }
 
 #[pyfunction]
