@@ -369,10 +369,8 @@ def test_finished_segments_are_compressed_while_they_are_read(long: Path) -> Non
 async def test_a_store_that_is_named_is_compressed(long: Path, tmp_path: Path) -> None:
     async with AsyncEventStore.create(long) as store:
         assert (await compress(store)).segments == 1
-    # What was written to last was finished when the store was closed.
-    assert (await compress(long)).segments == 1
     assert (await compress(long)).segments == 0
-    with pytest.raises(ConfigurationError, match="does not exist"):
+    with pytest.raises(ConfigurationError, match="there is no store in"):
         await compress(tmp_path / "nothing")
     with pytest.raises(
         ConfigurationError, match="is a database: only the files of a store in a directory are compressed"
