@@ -372,10 +372,9 @@ async def test_a_store_that_is_named_is_compressed(long: Path, tmp_path: Path) -
     assert (await compress(long)).segments == 0
     with pytest.raises(ConfigurationError, match="there is no store in"):
         await compress(tmp_path / "nothing")
-    with pytest.raises(
-        ConfigurationError, match="is a database: only the files of a store in a directory are compressed"
-    ):
-        await compress("sqlite://:memory:")
+    async with AsyncEventStore.create("sqlite://:memory:") as database:
+        with pytest.raises(ConfigurationError, match="is a database: only the files of a store in a directory are"):
+            await compress(database)
 
 
 def test_the_command_line_compresses_a_store_that_nobody_has_open(long: Path, tmp_path: Path) -> None:
