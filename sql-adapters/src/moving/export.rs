@@ -175,7 +175,8 @@ fn pass(source: &mut dyn Source, target: &Store, run: &mut Run, progress: &mut d
 pub(super) fn left_out(position: u64) -> Error {
     Error::Unsupported {
         message: format!(
-            "aggregates of the source were deleted or limited, the first at position {position}: what it leaves out has positions that nothing else              can have, and a target has no gaps; nothing more was moved: copy the store with a backup"
+            "aggregates of the source were deleted or limited, the first at position {position}: what it leaves out has positions that nothing \
+             else can have, and a target has no gaps; nothing more was moved: copy the store with a backup"
         ),
     }
 }
