@@ -486,8 +486,7 @@ impl EventStore for LogStore {
     fn stream(&self, key: StreamKey<'_>) -> Completion<Option<StreamInfo>> {
         Completion::ready(self.usable().and_then(|writer| {
             let keeping = &self.handle.inner.keeping;
-            let is_kept = keeping.load(writer)?;
-            let tip = in_files(writer, || visible_tip(writer, &key))?;
+            let (tip, is_kept) = keeping.with_all(writer, || in_files(writer, || visible_tip(writer, &key)))?;
             let deleted = |version: u64| keeping.get(&key).is_some_and(|kept| kept.deleted_at(version).is_some());
             Ok(tip.filter(|tip| !is_kept || !deleted(tip.version)).map(|tip| StreamInfo {
                 aggregate_type: tip.aggregate_type,

@@ -27,8 +27,8 @@ use arguments::{aggregate_type_filter, at_least, at_least_or_none, event_type_fi
 pub(crate) use config::check_config;
 use load::Load;
 pub(crate) use moving::{
-    PyMirror, PyMove, check_moved, start_backup, start_check, start_compress, start_export, start_export_lines, start_fork, start_import_eventsourcing,
-    start_import_lines, start_mirror, start_salvage, start_scavenge, start_verify,
+    PyMirror, PyMove, check_moved, start_backup, start_check, start_compress, start_export, start_export_lines, start_fork,
+    start_import_eventsourcing, start_import_lines, start_mirror, start_salvage, start_scavenge, start_verify,
 };
 pub(crate) use opening::{Handle, close_all, open, rebuild_manifest};
 use write::Save;

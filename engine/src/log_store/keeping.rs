@@ -5,7 +5,7 @@ mod live;
 use std::collections::{HashSet, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use foldhash::fast::RandomState;
 use hashbrown::{Equivalent, HashMap};
@@ -25,13 +25,21 @@ use crate::store::ReadStream;
 const VERSION_MAX: u64 = 1 << 62;
 
 /// What is known of deletions and limits, as far as readers can see them.
-#[derive(Default)]
 pub(crate) struct Keeping {
     /// Whether there are any: what everybody asks who appends or reads.
     any: AtomicBool,
-    loaded: AtomicBool,
+    /// How often what there is was to be read, and up to which time it was: something is missing where that is less.
+    wanted: AtomicU64,
+    loaded: AtomicU64,
     loading: Mutex<()>,
     state: RwLock<State>,
+}
+
+impl Default for Keeping {
+    fn default() -> Self {
+        let (any, loading, state) = <(AtomicBool, Mutex<()>, RwLock<State>)>::default();
+        Self { any, wanted: AtomicU64::new(1), loaded: AtomicU64::new(0), loading, state }
+    }
 }
 
 #[derive(Default)]
@@ -86,7 +94,8 @@ impl Kept {
 }
 
 /// Tenant and aggregate id.
-struct Name {
+#[derive(Debug, Clone)]
+pub(crate) struct Name {
     tenant_bytes: u16,
     text: Box<str>,
 }
@@ -96,7 +105,7 @@ impl Name {
         Self { tenant_bytes: u16::try_from(key.tenant.len()).unwrap_or(u16::MAX), text: [key.tenant, key.aggregate_id].concat().into() }
     }
 
-    fn key(&self) -> StreamKey<'_> {
+    pub(crate) fn key(&self) -> StreamKey<'_> {
         let (tenant, aggregate_id) = self.text.split_at(usize::from(self.tenant_bytes));
         StreamKey { tenant, aggregate_id }
     }
@@ -118,7 +127,7 @@ impl Hash for Name {
 
 /// A name to look up.
 #[derive(Hash)]
-struct Wanted<'a>(StreamKey<'a>);
+pub(crate) struct Wanted<'a>(pub(crate) StreamKey<'a>);
 
 impl Equivalent<Name> for Wanted<'_> {
     fn equivalent(&self, name: &Name) -> bool {
@@ -129,7 +138,7 @@ impl Equivalent<Name> for Wanted<'_> {
 impl Keeping {
     /// Whether it was read what there is.
     pub(crate) fn is_loaded(&self) -> bool {
-        self.loaded.load(Ordering::Acquire)
+        self.loaded.load(Ordering::Acquire) == self.wanted.load(Ordering::Acquire)
     }
 
     /// Whether there are deletions or limits that readers can see.
@@ -143,15 +152,22 @@ impl Keeping {
             return Ok(self.any());
         }
         let _loading = self.loading.lock();
-        if self.is_loaded() {
-            return Ok(self.any());
+        while !self.is_loaded() {
+            // Where another process writes, more may be passed over while this is read.
+            let wanted = self.wanted.load(Ordering::Acquire);
+            self.read_all(writer)?;
+            self.loaded.store(wanted, Ordering::Release);
         }
+        Ok(self.any())
+    }
+
+    fn read_all(&self, writer: &Arc<Writer<Deciding>>) -> Result<()> {
         // What it says is appended only when this has been read, or taken in where another process appends it: nothing is missed.
         let mut reader = LogReader::raw_stream(writer, ReadStream::of(SYSTEM))?;
         loop {
             let events = reader.read()?;
             if events.is_empty() {
-                break;
+                return Ok(());
             }
             for event in events {
                 if let Some(notice) = Notice::of_event(&event)? {
@@ -159,13 +175,22 @@ impl Keeping {
                 }
             }
         }
-        self.loaded.store(true, Ordering::Release);
-        Ok(self.any())
+    }
+
+    /// Looks at something in the light of all deletions and limits that were visible before it; and whether there are any.
+    pub(crate) fn with_all<T>(&self, writer: &Arc<Writer<Deciding>>, mut look: impl FnMut() -> Result<T>) -> Result<(T, bool)> {
+        loop {
+            self.load(writer)?;
+            let seen = look()?;
+            if self.is_loaded() {
+                return Ok((seen, self.any()));
+            }
+        }
     }
 
     /// Has what there is read again before anybody asks: something was passed over.
     pub(crate) fn load_again(&self) {
-        self.loaded.store(false, Ordering::Release);
+        self.wanted.fetch_add(1, Ordering::AcqRel);
     }
 
     /// What is known of a stream.
@@ -207,10 +232,9 @@ impl Keeping {
         state.kept.allocation_size() + state.name_bytes + limits
     }
 
-    /// Every aggregate that was deleted or limited, as tenant and id.
-    pub(crate) fn names(&self) -> Vec<(String, String)> {
-        let name = |name: &Name| (name.key().tenant.to_owned(), name.key().aggregate_id.to_owned());
-        self.state.read().kept.keys().map(name).collect()
+    /// Every aggregate that was deleted or limited.
+    pub(crate) fn all(&self) -> Vec<(Name, Kept)> {
+        self.state.read().kept.iter().map(|(name, kept)| (name.clone(), kept.clone())).collect()
     }
 }
 

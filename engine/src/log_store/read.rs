@@ -365,8 +365,8 @@ pub(crate) fn locate(
 
 impl LogReader {
     pub(crate) fn all(writer: &Arc<Writer<Deciding>>, keeping: &Arc<Keeping>, query: ReadAll, damage: Option<&Corruption>) -> Result<Self> {
-        let checks = if keeping.load(writer)? { Some(Checks::new(Arc::clone(keeping))) } else { None };
-        let head = writer.visible();
+        let (head, is_kept) = keeping.with_all(writer, || Ok(writer.visible()))?;
+        let checks = is_kept.then(|| Checks::new(Arc::clone(keeping)));
         let first = writer.with(Deciding::first_position);
         let from = query.after.map_or(first, |after| after.0.saturating_add(1)).max(first);
         let to = query.before.map_or(head, |before| before.0.saturating_sub(1).min(head));
@@ -377,8 +377,7 @@ impl LogReader {
 
     pub(crate) fn stream(writer: &Arc<Writer<Deciding>>, keeping: &Keeping, query: ReadStream, damage: Option<&Corruption>) -> Result<Self> {
         let key = StreamKey { tenant: &query.tenant, aggregate_id: &query.aggregate_id };
-        let is_kept = keeping.load(writer)?;
-        let tip = in_files(writer, || visible_tip(writer, &key))?;
+        let (tip, is_kept) = keeping.with_all(writer, || in_files(writer, || visible_tip(writer, &key)))?;
         let version = tip.as_ref().map_or(0, |tip| tip.version);
         let first = if is_kept { first_live(writer, keeping, &key, version)? } else { 1 };
         Ok(Self::versions(writer, query, first, tip, damage))

@@ -1,12 +1,12 @@
 //! Giving back the space of events that are left out: segment by segment, while others append and read.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::append::Deciding;
-use super::keeping::{Keeping, first_live};
+use super::keeping::{Keeping, Name, Wanted, first_live};
 use super::read::{Buffers, files, read_locations, visible_tip};
 use super::sealed::{Files, Sealed, Span};
 use crate::codec::Body;
@@ -20,6 +20,8 @@ use crate::log::storage::Access;
 use crate::log::writer::Writer;
 use crate::progress::Progress;
 use crate::version::Position;
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
 
 /// What scavenging has given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,22 +39,27 @@ pub struct ScavengeReport {
     pub complete: bool,
 }
 
-/// From which version on each stream is left; those before are to be taken out.
-struct Floors {
-    keeping: Arc<Keeping>,
-    /// Of the streams that are limited, by tenant and aggregate id.
-    limited: HashMap<(String, String), u64>,
-    /// Deletions up to this position are on disk.
-    durable: u64,
-}
+/// From which version on streams are left that were deleted or limited when scavenging began; those before are to be taken out, whatever
+/// becomes of the streams meanwhile.
+struct Floors(HashMap<Name, u64, RandomState>);
 
 impl Floors {
-    fn of(&self, key: &StreamKey<'_>) -> u64 {
-        match self.keeping.get(key) {
-            None => 1,
-            Some(kept) if kept.limits.is_none() && kept.position <= self.durable => kept.after.saturating_add(1),
-            Some(_) => self.limited.get(&(key.tenant.to_owned(), key.aggregate_id.to_owned())).copied().unwrap_or(1),
+    fn look(writer: &Arc<Writer<Deciding>>, keeping: &Keeping) -> Result<Self> {
+        let mut floors = HashMap::default();
+        for (name, kept) in keeping.all() {
+            let floor = if kept.limits.is_none() {
+                kept.after.saturating_add(1)
+            } else {
+                let version = visible_tip(writer, &name.key())?.map_or(0, |tip| tip.version);
+                first_live(writer, keeping, &name.key(), version)?
+            };
+            floors.insert(name, floor);
         }
+        Ok(Self(floors))
+    }
+
+    fn of(&self, key: &StreamKey<'_>) -> u64 {
+        self.0.get(&Wanted(*key)).copied().unwrap_or(1)
     }
 
     fn is_unwanted(&self, entry: &RecordEntry, body: &[u8]) -> Result<bool> {
@@ -73,24 +80,16 @@ pub(crate) fn scavenge_open(
     if !keeping.load(writer)? {
         return Ok(ScavengeReport { complete: true, ..report });
     }
-    let names = keeping.names();
-    let mut floors = Floors { keeping: Arc::clone(&keeping), limited: HashMap::new(), durable: 0 };
-    for (tenant, aggregate_id) in &names {
-        let key = StreamKey { tenant, aggregate_id };
-        if keeping.get(&key).is_some_and(|kept| kept.limits.is_some()) {
-            let version = visible_tip(writer, &key)?.map_or(0, |tip| tip.version);
-            floors.limited.insert((tenant.clone(), aggregate_id.clone()), first_live(writer, &keeping, &key, version)?);
-        }
-    }
-    // What it rests on must not be lost when what it takes out is gone.
-    floors.durable = sync()?.0;
-    if is_in_active(writer, &names, &floors) {
+    let floors = Floors::look(writer, &keeping)?;
+    // What they rest on must not be lost when what is taken out is gone.
+    sync()?;
+    if is_in_active(writer, &floors) {
         writer.begin_segment()?;
     }
     let (sealed, files) = (writer.with(|deciding| deciding.sealed.clone()), files(writer));
     let mut segments = BTreeSet::new();
-    for (tenant, aggregate_id) in &names {
-        find(&sealed, &StreamKey { tenant, aggregate_id }, &floors, &files, &mut segments)?;
+    for (name, floor) in &floors.0 {
+        find(&sealed, &name.key(), *floor, &files, &mut segments)?;
     }
     let rewritable: BTreeSet<u64> = writer.rewritable().iter().map(|named| named.sequence).collect();
     if !segments.is_subset(&rewritable) {
@@ -113,22 +112,21 @@ pub(crate) fn scavenge_open(
 }
 
 /// Whether the segment that is written to has something to be taken out.
-fn is_in_active(writer: &Writer<Deciding>, names: &[(String, String)], floors: &Floors) -> bool {
+fn is_in_active(writer: &Writer<Deciding>, floors: &Floors) -> bool {
+    let floors: Vec<_> = floors.0.iter().collect();
     // Not all at once under the lock that appends need.
-    names.chunks(256).any(|names| {
+    floors.chunks(256).any(|floors| {
         writer.with(|deciding| {
             let active = deciding.index.active();
-            names.iter().any(|(tenant, aggregate_id)| {
-                let key = StreamKey { tenant, aggregate_id };
-                active.stream(&key).is_some_and(|stream| active.before(stream).version + 1 < floors.of(&key))
-            })
+            let is_there =
+                |(name, floor): &(&Name, &u64)| active.stream(&name.key()).is_some_and(|stream| active.before(stream).version + 1 < **floor);
+            floors.iter().any(is_there)
         })
     })
 }
 
 /// Notes the sealed segments that have something of a stream that is to be taken out.
-fn find(sealed: &Sealed, key: &StreamKey<'_>, floors: &Floors, files: &Files, segments: &mut BTreeSet<u64>) -> Result<()> {
-    let floor = floors.of(key);
+fn find(sealed: &Sealed, key: &StreamKey<'_>, floor: u64, files: &Files, segments: &mut BTreeSet<u64>) -> Result<()> {
     let mut next = sealed.find(key, files)?;
     while let Some(span) = next {
         let last = span.last_version.min(floor - 1);

@@ -2,4 +2,5 @@
 
 mod damaged;
 mod given_back;
+mod meanwhile;
 mod underneath;

@@ -1,0 +1,150 @@
+//! What is deleted or limited while others scavenge, or follow from far behind.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use eventuali::maintenance::{scavenge, verify};
+use eventuali::{AppendBatch, Durability, EventStore, ExpectedVersion, Follow, LogStore, NewEvent, OpenOptions, ReadAll, ReadStream, Retention};
+
+const SECRET: &[u8] = b"the secret of ada";
+
+fn open(path: &Path) -> LogStore {
+    OpenOptions::new().durability(Durability::Os).segment_bytes(64 << 10).open(path).expect("a store")
+}
+
+fn append(store: &LogStore, aggregate_id: &str, text: &str) {
+    let event = NewEvent::json("Said", &text).expect("JSON");
+    store.append(AppendBatch::one(aggregate_id, "Thing", ExpectedVersion::Any, vec![event])).wait().expect("stored");
+}
+
+fn delete(store: &LogStore, aggregate_id: &str) {
+    store.delete(aggregate_id.into(), ExpectedVersion::Any).wait().expect("deleted");
+}
+
+fn limit(store: &LogStore, aggregate_id: &str, count: u64) {
+    store.set_retention(aggregate_id.into(), Retention::new().max_count(count)).wait().expect("limited");
+}
+
+/// How many events there are of a stream, read alone and among all.
+fn counts(store: &LogStore, aggregate_id: &str) -> (usize, usize) {
+    let of_it = |event: eventuali::Result<eventuali::Event>| event.expect("whole").aggregate_id() == aggregate_id;
+    (store.read(ReadStream::of(aggregate_id)).count(), store.read_all(ReadAll::new()).filter_map(|event| of_it(event).then_some(())).count())
+}
+
+#[test]
+fn what_was_deleted_before_a_scavenge_is_taken_out_whatever_becomes_of_its_stream_meanwhile() {
+    let again: [fn(&LogStore); 3] = [|_| (), |store| delete(store, "ada"), |store| limit(store, "ada", 1)];
+    for then in again {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = open(directory.path());
+        append(&store, "ada", std::str::from_utf8(SECRET).expect("text"));
+        for _ in 0..30 {
+            append(&store, "bob", &"much ".repeat(1600));
+        }
+        delete(&store, "ada");
+        let mut told = 0;
+        let report = scavenge(&store, |_| {
+            told += 1;
+            if told == 1 {
+                append(&store, "ada", "again");
+                then(&store);
+            }
+            ControlFlow::Continue(())
+        });
+        assert_eq!(report.map(|report| (report.events, report.complete)).expect("scavenged"), (1, true));
+        for file in fs::read_dir(directory.path()).expect("a directory") {
+            let path = file.expect("a file").path();
+            let holds = path.is_file() && fs::read(&path).expect("a file").windows(SECRET.len()).any(|bytes| bytes == SECRET);
+            assert!(!holds, "{path:?}");
+        }
+        store.close().wait().expect("closed");
+        assert!(verify(directory.path(), |_| ControlFlow::Continue(())).expect("readable").is_sound());
+    }
+}
+
+#[test]
+fn scavenging_goes_on_while_others_delete_and_limit() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(directory.path());
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0_u64.. {
+                let aggregate_id = format!("thing-{}", number % 20);
+                append(&store, &aggregate_id, &"x".repeat(500));
+                match number % 3 {
+                    0 => delete(&store, &aggregate_id),
+                    1 => limit(&store, &aggregate_id, 1 + number % 7),
+                    _ => {}
+                }
+                if done.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+        });
+        let mut taken_out = 0;
+        // More than one finds nothing to do at first.
+        while taken_out < 300 {
+            taken_out +=
+                scavenge(&store, |_| ControlFlow::Continue(())).inspect_err(|_| done.store(true, Ordering::Relaxed)).expect("scavenged").events;
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    store.close().wait().expect("closed");
+    assert!(verify(directory.path(), |_| ControlFlow::Continue(())).expect("readable").is_sound());
+}
+
+#[test]
+fn a_reader_that_is_far_behind_leaves_out_what_was_deleted_where_it_did_not_look() {
+    for looks_before in [false, true] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = open(directory.path());
+        append(&store, "ada", "hello");
+        let reader = OpenOptions::new().read_only(Follow::Visible).open(directory.path()).expect("a reader");
+        if looks_before {
+            assert_eq!(counts(&reader, "ada"), (1, 1));
+        }
+        delete(&store, "ada");
+        for _ in 0..60 {
+            append(&store, "bob", &"much ".repeat(1600));
+        }
+        assert_eq!(reader.stream("ada".into()).wait().expect("read"), None);
+        assert_eq!(counts(&reader, "ada"), (0, 0));
+    }
+}
+
+#[test]
+fn a_reader_that_passes_over_deletions_while_it_reads_others_leaves_all_of_them_out() {
+    const DELETED: u64 = 250;
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(directory.path());
+    for number in 0..DELETED {
+        append(&store, &format!("thing-{number}"), "hello");
+    }
+    let deleted = AtomicU64::new(0);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0..DELETED {
+                delete(&store, &format!("thing-{number}"));
+                deleted.store(number + 1, Ordering::Release);
+                for _ in 0..6 {
+                    append(&store, "bob", &"much ".repeat(6000));
+                }
+            }
+        });
+        let reader = OpenOptions::new().read_only(Follow::Visible).open(directory.path()).expect("a reader");
+        loop {
+            let count = deleted.load(Ordering::Acquire);
+            for number in count.saturating_sub(20)..count {
+                let shown = reader.read(ReadStream::of(format!("thing-{number}"))).count();
+                assert_eq!(shown, 0, "thing-{number} of {count}");
+            }
+            if count == DELETED {
+                break;
+            }
+        }
+    });
+}
