@@ -167,6 +167,8 @@ fn check(target: &dyn Storage, report: &SalvageReport) -> Result<()> {
 struct Versions {
     old: u64,
     new: u64,
+    /// Whether there is any event of it: what is taken out of a stream is always its beginning.
+    is_saved: bool,
 }
 
 /// What could not be saved so far.
@@ -334,12 +336,13 @@ impl Salvaging<'_> {
             self.losses.of_stream(&key, version, version);
             return None;
         }
-        let taken_out = version - expected <= self.unattributed;
+        let taken_out = !stream.is_saved && version - expected <= self.unattributed;
         if taken_out {
             self.unattributed -= version - expected;
             stream.new += version - expected;
         }
         stream.new += 1;
+        stream.is_saved = true;
         let new = stream.new;
         if version > expected && !taken_out {
             self.losses.of_stream(&key, expected, version - 1);
@@ -384,7 +387,7 @@ impl Salvaging<'_> {
         }
         let first = stream.old + 1;
         stream.old = version;
-        if missing <= self.unattributed {
+        if !stream.is_saved && missing <= self.unattributed {
             self.unattributed -= missing;
             stream.new += missing;
         } else {

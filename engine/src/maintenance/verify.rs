@@ -138,7 +138,7 @@ struct Verifying<'scope, 'a> {
     scope: &'scope Scope<'scope, 'a>,
     report: VerifyReport,
     streams: Streams<Known>,
-    /// How many events lie in damaged places or were taken out so far: a stream's versions may skip as many.
+    /// How many events lie in damaged places so far: a stream's versions may skip as many.
     lost: u64,
     /// The segment that is being read.
     reading: Option<Reading>,
@@ -232,7 +232,6 @@ impl Verifying<'_, '_> {
     fn removed(&mut self, position: u64, lsn: u64) {
         self.pass_to(position);
         self.report.removed += 1;
-        self.lost = self.lost.saturating_add(1);
         if let Some(logged) = self.reading.as_mut().and_then(Reading::logged) {
             logged.push_removed(lsn);
         }
@@ -256,11 +255,13 @@ impl Verifying<'_, '_> {
         };
         let key = StreamKey { tenant: names.tenant, aggregate_id: names.aggregate_id };
         let known = self.streams.get(&key);
-        let follows = entry.version.checked_sub(known.version + 1).is_some_and(|skipped| skipped <= self.lost);
+        // What is taken out of a stream is always its beginning.
+        let gone = self.lost.saturating_add(if known.version == 0 { self.report.removed } else { 0 });
+        let follows = entry.version.checked_sub(known.version + 1).is_some_and(|skipped| skipped <= gone);
         known.version = entry.version.max(known.version).min(u64::MAX - 1);
         if let Some(logged) = self.reading.as_mut().and_then(Reading::logged) {
             if known.segment != source.sequence {
-                let previous_segment = (self.lost == 0).then_some(known.segment);
+                let previous_segment = (self.lost == 0 && self.report.removed == 0).then_some(known.segment);
                 known.number = logged.add_stream(&key, names.aggregate_type, entry.version, previous_segment);
             }
             logged.push(&EventRead { id: body.id(), event_type: names.event_type, lsn, stream: known.number });

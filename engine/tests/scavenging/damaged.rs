@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use eventuali::maintenance::{scavenge, verify_storage};
+use eventuali::maintenance::{salvage_storage, scavenge, verify_storage};
 use eventuali::storage::{Access, MemoryStorage, Storage};
 use eventuali::{AppendBatch, Error, Event, EventData, EventStore, ExpectedVersion, LogStore, NewEvent, OpenOptions, ReadAll, Result};
 
@@ -73,4 +73,26 @@ fn every_flipped_bit_is_found_and_no_event_goes_missing_in_silence() {
         file.write_at(&bytes[place..=place], place as u64).expect("written");
     }
     assert_eq!(read_all(&open(&storage).expect("it opens")).expect("readable"), live);
+}
+
+/// What was lost of a stream that has events before it was taken for something that had been taken out: the new store skipped versions,
+/// was found sound, and could not be opened.
+#[test]
+fn what_is_salvaged_of_a_damaged_one_can_be_opened_and_written_to() {
+    let (storage, _) = scavenged();
+    let name = first_segment(&storage);
+    let bytes = bytes_of(&storage, &name);
+    for place in (4096..bytes.len().min(12_000)).step_by(101) {
+        let file = storage.open(&name, Access::Write).expect("it is there");
+        file.write_at(&[bytes[place] ^ 0x10], place as u64).expect("written");
+        let saved = Arc::new(MemoryStorage::new());
+        let report = salvage_storage(&*storage, &*saved, |_| ControlFlow::Continue(())).expect("salvaged");
+        assert!(report.complete && !report.damage.is_empty(), "byte {place}: {report:?}");
+        assert!(verify_storage(&*saved, |_| ControlFlow::Continue(())).expect("verified").is_sound(), "byte {place}");
+        let store = open(&saved).unwrap_or_else(|error| panic!("byte {place}: {error}"));
+        let event = NewEvent::new("Told", EventData::Protobuf(vec![1]));
+        store.append(AppendBatch::one("left", "Owner", ExpectedVersion::Any, vec![event])).wait().expect("stored");
+        assert_eq!(read_all(&store).expect("readable").len() as u64, report.events + 1, "byte {place}");
+        file.write_at(&bytes[place..=place], place as u64).expect("written");
+    }
 }
