@@ -7,6 +7,9 @@ use super::segment::{parse_index_name, parse_name};
 use super::storage::Storage;
 use super::watermark::WATERMARK;
 
+/// Stands in a new store's directory until that has its name: whoever writes there again may remove what is beside it.
+pub(crate) const UNFINISHED_STORE: &str = "UNFINISHED.tmp";
+
 /// The files in a store's directory, from one look at it: with thousands of segments each look takes milliseconds.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
@@ -72,5 +75,5 @@ fn generation_of(named: &[ManifestSegment], sequence: u64) -> Option<u32> {
 
 fn is_unfinished(name: &str) -> bool {
     let of_segment = |name: &str| parse_name(name).is_some() || parse_index_name(name).is_some();
-    name == MANIFEST_TMP || name.strip_suffix(".tmp").is_some_and(of_segment)
+    name == MANIFEST_TMP || name == UNFINISHED_STORE || name.strip_suffix(".tmp").is_some_and(of_segment)
 }

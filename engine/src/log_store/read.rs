@@ -469,10 +469,8 @@ impl LogReader {
                 Ok(events)
             }
             What::Stream { tenant, aggregate_id, tip, spans } => {
-                let (first, last) =
-                    if backwards { (from.max((to + 1).saturating_sub(most as u64)), to) } else { (from, to.min(from + most as u64 - 1)) };
                 let key = StreamKey { tenant, aggregate_id };
-                let Some((first, last)) = locate_versions(&self.writer, &key, (*tip, spans), (first, last), backwards, locations)? else {
+                let Some((first, last)) = locate_versions(&self.writer, &key, (*tip, spans), (from, to), (backwards, most), locations)? else {
                     // What is left of the range was taken out while it was read.
                     self.range.limit = 0;
                     return Ok(Vec::new());

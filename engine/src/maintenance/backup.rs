@@ -14,7 +14,7 @@ use crate::log::format::{Kind, SegmentHeader, encoding};
 use crate::log::manifest::{MANIFEST, Manifest, ManifestProblem, ManifestSegment};
 use crate::log::open::{first_chain, named};
 use crate::log::recovery::Chain;
-use crate::log::segment::{AttachProblem, FIRST_FRAME, Segment, file_name, index_name};
+use crate::log::segment::{AttachProblem, FIRST_FRAME, Segment, file_name, index_name, parse_index_name, parse_name};
 use crate::log::storage::{Access, Storage, StorageFile, read_exact_at};
 use crate::log::watermark::{Mark, WATERMARK, Watermark};
 use crate::log_store::LogStore;
@@ -73,10 +73,7 @@ pub fn backup_storage(store: &LogStore, target: &dyn Storage, mut progress: impl
     let _kept_open = store.clone();
     let _kept_files = store.keep_files()?;
     let start = Instant::now();
-    // Where another process writes, what it has synced is copied.
-    let last = if store.is_read_only() { store.durable_position().wait()?.0 } else { store.sync().wait()?.0 };
-    // Whatever holds an event up to there is named by now.
-    let manifest = read_manifest(&*source)?;
+    let (mut manifest, mut last) = look(store, &*source)?;
     let mut copying = Copying {
         source: &*source,
         target,
@@ -86,19 +83,29 @@ pub fn backup_storage(store: &LogStore, target: &dyn Storage, mut progress: impl
         segments: Vec::new(),
         digests: blake3::Hasher::new(),
         bytes: 0,
-        more: &mut |position| progress(&Progress { position, last_position: Some(last), events: position, elapsed: start.elapsed() }),
+        more: &mut |position, last| progress(&Progress { position, last_position: Some(last), events: position, elapsed: start.elapsed() }),
     };
     let mut report = BackupReport { store_id: manifest.store_id, ..BackupReport::default() };
-    for (number, entry) in manifest.segments.iter().enumerate() {
-        let next = manifest.segments.get(number + 1);
-        if number > 0 && entry.base_position > last {
-            break;
-        }
+    let mut number = 0;
+    while let Some(entry) = manifest.segments.get(number).filter(|entry| number == 0 || entry.base_position <= last) {
+        let segment = match Segment::attach(&*source, &file_name(entry.sequence, entry.generation), Access::Read) {
+            Ok(segment) => segment,
+            // Another process has replaced it. What is gone from the new one may have been deleted behind the last event, and may be
+            // there still in those that were copied.
+            Err(AttachProblem::Missing) if is_replaced(&*source, entry)? => {
+                (manifest, last) = look(store, &*source)?;
+                copying.begin_anew(last)?;
+                number = 0;
+                continue;
+            }
+            Err(problem) => return Err(unattachable(&*source, entry, problem)),
+        };
         // Whether all that it holds is to be copied, and it is sealed.
-        let whole = entry.end_lsn.is_some() && next.is_none_or(|next| next.base_position <= last + 1);
-        if copying.segment(entry, whole)?.is_break() {
+        let whole = entry.end_lsn.is_some() && manifest.segments.get(number + 1).is_none_or(|next| next.base_position <= last + 1);
+        if copying.segment(&segment, entry, whole)?.is_break() {
             return Ok(report);
         }
+        number += 1;
     }
     let chain = copying.finish(&manifest)?;
     report.position = Position(chain.position - 1);
@@ -108,6 +115,27 @@ pub fn backup_storage(store: &LogStore, target: &dyn Storage, mut progress: impl
     report.digest = copying.digests.finalize().to_hex().to_string();
     report.complete = true;
     Ok(report)
+}
+
+/// The segments to be copied, and the last event: all deletions are before it whose events were taken out of them.
+fn look(store: &LogStore, source: &dyn Storage) -> Result<(Manifest, u64)> {
+    loop {
+        let before = read_manifest(source)?;
+        // Where another process writes, what it has synced is copied.
+        let last = if store.is_read_only() { store.durable_position().wait()?.0 } else { store.sync().wait()?.0 };
+        // Whatever holds an event up to there is named by now.
+        let now = read_manifest(source)?;
+        let generation_before = |number: usize| before.segments.get(number).map_or(0, |named| named.generation);
+        if now.segments.iter().enumerate().all(|(number, named)| named.generation == generation_before(number)) {
+            return Ok((now, last));
+        }
+    }
+}
+
+/// Whether the manifest names another generation of a segment by now.
+fn is_replaced(storage: &dyn Storage, entry: &ManifestSegment) -> Result<bool> {
+    let manifest = read_manifest(storage)?;
+    Ok(manifest.segments.iter().any(|named| named.sequence == entry.sequence && named.generation > entry.generation))
 }
 
 pub(super) fn read_manifest(storage: &dyn Storage) -> Result<Manifest> {
@@ -142,15 +170,27 @@ struct Copying<'a> {
     segments: Vec<ManifestSegment>,
     digests: blake3::Hasher,
     bytes: u64,
-    /// Whether to go on, told the last position that is copied.
-    more: &'a mut dyn FnMut(u64) -> ControlFlow<()>,
+    /// Whether to go on, told the last position that is copied, and the last that is to be.
+    more: &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 }
 
 impl Copying<'_> {
+    /// Removes what was copied.
+    fn begin_anew(&mut self, last: u64) -> Result<()> {
+        for name in self.target.list("").map_err(|error| self.writing("list", "", &error))? {
+            if parse_name(&name).is_some() || parse_index_name(&name).is_some() {
+                self.target.remove(&name).map_err(|error| self.writing("remove", &name, &error))?;
+            }
+        }
+        (self.last, self.chain, self.anchor, self.bytes) = (last, None, 0, 0);
+        self.segments.clear();
+        self.digests.reset();
+        Ok(())
+    }
+
     /// Copies one segment and verifies the copy.
-    fn segment(&mut self, entry: &ManifestSegment, whole: bool) -> Result<ControlFlow<()>> {
-        let (segment, entry) = attach_now(self.source, entry)?;
-        let (name, entry) = (segment.name.clone(), &entry);
+    fn segment(&mut self, segment: &Segment, entry: &ManifestSegment, whole: bool) -> Result<ControlFlow<()>> {
+        let name = segment.name.clone();
         let chain = self.chain.unwrap_or_else(|| first_chain(&segment.header));
         let header = &segment.header;
         if (header.base_lsn, header.base_position) != (chain.lsn, chain.position) || (self.chain.is_some() && header.anchor != self.anchor) {
@@ -158,15 +198,15 @@ impl Copying<'_> {
         }
         let wanted = match entry.end_lsn.filter(|_| whole) {
             Some(end_lsn) => Wanted { end_lsn, is_sealed: true },
-            None => Wanted { end_lsn: self.end_of_last(&segment, &chain)?, is_sealed: false },
+            None => Wanted { end_lsn: self.end_of_last(segment, &chain)?, is_sealed: false },
         };
         let file = self.create(&name)?;
-        let copied = if wanted.is_sealed { self.whole(&segment, &*file, &wanted)? } else { self.part(&segment, &*file, &wanted)? };
+        let copied = if wanted.is_sealed { self.whole(segment, &*file, &wanted)? } else { self.part(segment, &*file, &wanted)? };
         if copied.is_break() {
             return Ok(ControlFlow::Break(()));
         }
         file.sync().map_err(|error| self.writing("sync", &name, &error))?;
-        let digest = self.verify(&segment, entry, &chain, &wanted)?;
+        let digest = self.verify(segment, entry, &chain, &wanted)?;
         if wanted.is_sealed {
             self.index(entry)?;
         }
@@ -179,7 +219,7 @@ impl Copying<'_> {
 
     /// Tells how far it is; whether to go on.
     fn told(&mut self) -> ControlFlow<()> {
-        (self.more)(self.chain.map_or(0, |chain| chain.position - 1))
+        (self.more)(self.chain.map_or(0, |chain| chain.position - 1), self.last)
     }
 
     /// The LSN behind the frame of the last event that is copied.
@@ -302,19 +342,6 @@ impl Copying<'_> {
             _ => Error::io(operation, self.target.path().join(name), error),
         }
     }
-}
-
-/// The segment that the manifest names; where another process has replaced its file since that was read, the one that it names now.
-fn attach_now(storage: &dyn Storage, entry: &ManifestSegment) -> Result<(Segment, ManifestSegment)> {
-    match Segment::attach(storage, &file_name(entry.sequence, entry.generation), Access::Read) {
-        Ok(segment) => return Ok((segment, *entry)),
-        Err(AttachProblem::Missing) => {}
-        Err(problem) => return Err(unattachable(storage, entry, problem)),
-    }
-    let manifest = read_manifest(storage)?;
-    let is_newer = |named: &&ManifestSegment| named.sequence == entry.sequence && named.generation > entry.generation;
-    let now = manifest.segments.iter().find(is_newer).unwrap_or(entry);
-    attach(storage, now).map(|segment| (segment, *now))
 }
 
 /// The segment that the manifest names.

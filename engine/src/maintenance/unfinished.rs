@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::log::names::UNFINISHED_STORE;
 use crate::log::storage::Storage;
 use crate::log::storage::os::{LOCK, OsStorage};
 
@@ -51,6 +52,7 @@ impl Unfinished {
                 // Should that fail too, the next attempt does it.
                 let _ = self.clear(&storage);
                 lock.retract();
+                let _ = fs::remove_file(self.unfinished.join(UNFINISHED_STORE));
                 let _ = fs::remove_dir(&self.unfinished);
                 return ended;
             }
@@ -66,18 +68,35 @@ impl Unfinished {
         Ok(written)
     }
 
-    /// The directory to write to: a new one, or what an earlier attempt has left.
+    /// The directory to write to: a new one, or what an earlier attempt has left, and nothing else.
     fn begin(&self) -> Result<OsStorage> {
+        let io = |error: io::Error| Error::io("create", &self.unfinished, &error);
         match OsStorage::create_unfinished_directory(&self.unfinished) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::io("create", &self.unfinished, &error)),
-            _ => Ok(OsStorage::new(self.unfinished.clone())),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.require_remains()?,
+            created => created.map_err(io)?,
         }
+        fs::write(self.unfinished.join(UNFINISHED_STORE), []).map_err(io)?;
+        Ok(OsStorage::new(self.unfinished.clone()))
     }
 
-    /// Removes what an earlier attempt has left, all but its lock.
+    /// Refuses what no earlier attempt has left: its files are somebody's.
+    fn require_remains(&self) -> Result<()> {
+        let io = |error: io::Error| Error::io("look up", &self.unfinished, &error);
+        let is_folder = fs::symlink_metadata(&self.unfinished).map_err(io)?.is_dir();
+        // One that was killed right after it made the directory has left it empty.
+        if is_folder && (self.unfinished.join(UNFINISHED_STORE).exists() || fs::read_dir(&self.unfinished).map_err(io)?.next().is_none()) {
+            return Ok(());
+        }
+        Err(Error::configuration(format!(
+            "{:?} is where the new store is written to, and is not what an unfinished one has left; move it away, or choose another path",
+            self.unfinished
+        )))
+    }
+
+    /// Removes what an earlier attempt has left, all but its lock and its mark.
     fn clear(&self, storage: &OsStorage) -> Result<()> {
         let io = |error: io::Error| Error::io("clear", &self.unfinished, &error);
-        for name in storage.list("").map_err(io)?.into_iter().filter(|name| name != LOCK) {
+        for name in storage.list("").map_err(io)?.into_iter().filter(|name| name != LOCK && name != UNFINISHED_STORE) {
             let path = self.unfinished.join(name);
             let is_folder = fs::symlink_metadata(&path).map_err(io)?.is_dir();
             if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) }.map_err(io)?;
@@ -88,6 +107,9 @@ impl Unfinished {
     fn finish(&self) -> Result<()> {
         fs::rename(&self.unfinished, &self.target)
             .and_then(|()| OsStorage::sync_parent(&self.target))
-            .map_err(|error| Error::io("finish", &self.target, &error))
+            .map_err(|error| Error::io("finish", &self.target, &error))?;
+        // It says nothing any more, and whoever opens the store would remove it.
+        let _ = fs::remove_file(self.target.join(UNFINISHED_STORE));
+        Ok(())
     }
 }

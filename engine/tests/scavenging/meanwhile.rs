@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use eventuali::maintenance::{scavenge, verify};
+use eventuali::maintenance::{backup, fork, scavenge, verify};
 use eventuali::{AppendBatch, Durability, EventStore, ExpectedVersion, Follow, LogStore, NewEvent, OpenOptions, ReadAll, ReadStream, Retention};
 
 const SECRET: &[u8] = b"the secret of ada";
@@ -147,4 +147,60 @@ fn a_reader_that_passes_over_deletions_while_it_reads_others_leaves_all_of_them_
             }
         }
     });
+}
+
+/// What was taken out stays so where the notice of its deletion is not: reads said that the log contradicts itself.
+#[test]
+fn a_fork_from_before_a_deletion_has_what_was_not_taken_out() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(&directory.path().join("store"));
+    for number in 0..20 {
+        append(&store, "ada", &format!("{number} {}", "much ".repeat(1600)));
+        append(&store, "bob", "hello");
+    }
+    let before = store.head().wait().expect("known");
+    limit(&store, "ada", 3);
+    delete(&store, "bob");
+    append(&store, "later", "hello");
+    assert_eq!(scavenge(&store, |_| ControlFlow::Continue(())).expect("scavenged").events, 37);
+    fork(&store, directory.path().join("fork"), Some(before)).expect("forked");
+    let fork = open(&directory.path().join("fork"));
+    let versions = |query: ReadStream| fork.read(query).map(|event| event.expect("whole").version().0).collect::<Vec<_>>();
+    assert_eq!(versions(ReadStream::of("ada")), [18, 19, 20]);
+    assert_eq!(versions(ReadStream::of("ada").backwards()), [20, 19, 18]);
+    assert_eq!(versions(ReadStream::of("ada").limit(1)), [18]);
+    assert_eq!(counts(&fork, "bob"), (0, 0));
+    append(&fork, "ada", "on");
+    append(&fork, "bob", "anew");
+    assert_eq!((counts(&fork, "ada"), counts(&fork, "bob")), ((4, 4), (1, 1)));
+    fork.close().wait().expect("closed");
+    assert!(verify(directory.path().join("fork"), |_| ControlFlow::Continue(())).expect("readable").is_sound());
+}
+
+/// A backup of what another process writes has the deletions of all that was taken out of its files.
+#[test]
+fn a_backup_through_a_reader_goes_as_far_as_what_was_deleted_from_its_files() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = OpenOptions::new().segment_bytes(64 << 10).open(directory.path().join("store")).expect("a store");
+    for number in 0..120 {
+        append(&store, &format!("thing-{}", number % 6), &"much ".repeat(1000));
+    }
+    let reader = OpenOptions::new().read_only(Follow::Visible).open(directory.path().join("store")).expect("a reader");
+    let mut deleted = false;
+    let target = directory.path().join("copy");
+    let report = backup(&reader, &target, |_| {
+        if !deleted {
+            deleted = true;
+            limit(&store, "thing-1", 2);
+            delete(&store, "thing-2");
+            assert!(scavenge(&store, |_| ControlFlow::Continue(())).expect("scavenged").events > 0);
+        }
+        ControlFlow::Continue(())
+    });
+    let position = report.expect("backed up").position;
+    let found = verify(&target, |_| ControlFlow::Continue(())).expect("readable");
+    assert!(found.is_sound() && (found.removed == 0) == (position.0 <= 120), "{found:?} up to {position}");
+    let copy = open(&target);
+    let expected = if position.0 > 120 { [(2, 2), (0, 0)] } else { [(20, 20), (20, 20)] };
+    assert_eq!([counts(&copy, "thing-1"), counts(&copy, "thing-2")], expected);
 }
