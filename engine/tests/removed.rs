@@ -85,3 +85,31 @@ fn a_store_that_was_moved_goes_on_and_spares_the_one_in_its_place() {
     assert_eq!(texts(&open(&here)), ["another store's", "also"]);
     assert_eq!(texts(&open(&there))[..2], ["one", "two"]);
 }
+
+/// Which files below a directory this process has open.
+#[cfg(target_os = "linux")]
+fn open_files(directory: &Path) -> Vec<std::path::PathBuf> {
+    let links = fs::read_dir("/proc/self/fd").expect("listed").filter_map(|entry| fs::read_link(entry.expect("listed").path()).ok());
+    links.filter(|path| path.starts_with(directory)).collect()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_closed_store_has_no_file_open_whoever_keeps_a_handle_of_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(directory.path());
+    for number in 0..200 {
+        append(&store, &format!("{number} {}", "much ".repeat(2000))).expect("stored");
+    }
+    let reader = OpenOptions::new().read_only(eventuali::Follow::Visible).open(directory.path()).expect("a reader");
+    for handle in [&store, &reader] {
+        assert_eq!(texts(handle).len(), 200);
+        assert_eq!(handle.read(eventuali::ReadStream::of("thing")).count(), 200);
+    }
+    let unread = store.read_all(ReadAll::new());
+    assert!(open_files(directory.path()).len() > 20);
+    reader.close().wait().expect("closed");
+    store.close().wait().expect("closed");
+    assert_eq!(open_files(directory.path()), Vec::<std::path::PathBuf>::new());
+    drop((store, reader, unread));
+}

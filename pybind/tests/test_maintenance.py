@@ -2,6 +2,8 @@
 
 import asyncio
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -382,3 +384,26 @@ def test_the_command_line_compresses_a_store_that_nobody_has_open(long: Path, tm
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("compressed 1 segments: ")
     assert command("compress", str(tmp_path / "nothing")).returncode == 2
+
+
+def test_too_many_open_files_are_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "many"
+    for _ in range(12):
+        with EventStore.create(path) as store:
+            users = [UserRegistered(user_id=str(number), email="ada " * 25_000) for number in range(45)]
+            store.append("a", users, aggregate_type="User")
+    program = f"""
+import os, resource
+from eventuali import StorageError
+from eventuali.sync import maintenance
+for spare in range(1, 12):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + spare, 4096))
+    for number, work in enumerate((maintenance.verify, lambda it: maintenance.salvage(it, {str(tmp_path)!r} + f"/saved-{{spare}}"))):
+        try:
+            found = work({str(path)!r})
+            assert found.complete and found.damaged_places == 0, (spare, number, found.damage)
+        except StorageError as error:
+            assert "too many files are open" in str(error) or number == 1, error
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

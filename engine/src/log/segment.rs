@@ -119,6 +119,11 @@ impl Segment {
         Ok(Self { header, name, path, file, seed: header.seed() })
     }
 
+    /// The same segment, once its file was let go of.
+    pub(crate) fn without_file(&self) -> Self {
+        Self { header: self.header, name: self.name.clone(), path: self.path.clone(), file: Arc::new(NoFile), seed: self.seed }
+    }
+
     /// Gives a prepared segment its name, durably.
     pub(crate) fn publish(&self, storage: &dyn Storage) -> io::Result<()> {
         storage.rename(&temporary_name(&self.name), &self.name)?;
@@ -249,6 +254,41 @@ pub(crate) fn new_segment(store_id: Uuid, sequence: u64, epoch: u32, chain: &Cha
 /// The name under which a segment is prepared.
 pub(crate) fn temporary_name(name: &str) -> String {
     format!("{name}.tmp")
+}
+
+/// In place of a file that was let go of.
+struct NoFile;
+
+impl NoFile {
+    fn refuse<T>() -> io::Result<T> {
+        Err(io::Error::other("the store is closed"))
+    }
+}
+
+impl StorageFile for NoFile {
+    fn read_at(&self, _buffer: &mut [u8], _offset: u64) -> io::Result<usize> {
+        Self::refuse()
+    }
+
+    fn write_at(&self, _bytes: &[u8], _offset: u64) -> io::Result<()> {
+        Self::refuse()
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Self::refuse()
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Self::refuse()
+    }
+
+    fn set_length(&self, _length: u64) -> io::Result<()> {
+        Self::refuse()
+    }
+
+    fn secure_space(&self, _start: u64, _end: u64, _space: Space) -> io::Result<()> {
+        Self::refuse()
+    }
 }
 
 /// What lies behind the end of the chain.

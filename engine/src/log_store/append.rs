@@ -485,6 +485,10 @@ impl Decider for Deciding {
         writer.with(|deciding| Arc::clone(&deciding.packing)).files_released();
     }
 
+    fn let_go_of_files(&mut self) {
+        self.sealed = self.sealed.anew(Vec::new());
+    }
+
     fn failed(error: Error) -> Result<Answer> {
         Err(error)
     }

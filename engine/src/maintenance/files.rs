@@ -1,13 +1,12 @@
 //! Which files there are, which there should be, and which of them hold what: before any frame is read.
 
 use std::collections::BTreeMap;
-use std::io;
 
 use uuid::Uuid;
 
 use super::Damage;
 use super::kin::{Family, Member, family_of};
-use super::source::damage;
+use super::source::{damage, is_of_the_system};
 use crate::error::{Error, Result};
 use crate::log::format::{SegmentHeader, segment_header};
 use crate::log::manifest::{MANIFEST, Manifest, ManifestProblem, ManifestSegment};
@@ -169,7 +168,7 @@ fn read_manifest(storage: &dyn Storage) -> Result<Result<Manifest, Unusable>> {
         Ok(manifest) => Ok(Ok(manifest)),
         Err(ManifestProblem::Missing) => Ok(Err(Unusable::Missing)),
         Err(ManifestProblem::Damaged(reason)) => Ok(Err(Unusable::Damaged(reason.to_owned()))),
-        Err(ManifestProblem::Error(Error::Io { kind, message, .. })) if kind != io::ErrorKind::PermissionDenied => {
+        Err(ManifestProblem::Error(Error::Io { kind, message, .. })) if !is_of_the_system(kind) => {
             Ok(Err(Unusable::Damaged(format!("it cannot be read: {message}"))))
         }
         Err(ManifestProblem::Error(error)) => Err(error),
@@ -206,7 +205,7 @@ fn segment_files(storage: &dyn Storage, names: &[String], found: &mut Vec<Damage
             // Removed meanwhile: what the manifest says of it is looked at later.
             Err(AttachProblem::Missing) => continue,
             Err(AttachProblem::Damaged(reason)) => reason.to_owned(),
-            Err(AttachProblem::Error(Error::Io { kind, message, .. })) if kind != io::ErrorKind::PermissionDenied => {
+            Err(AttachProblem::Error(Error::Io { kind, message, .. })) if !is_of_the_system(kind) => {
                 format!("it cannot be read: {message}")
             }
             Err(AttachProblem::Error(error)) => return Err(error),

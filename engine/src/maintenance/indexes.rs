@@ -1,13 +1,12 @@
 //! The index files of sealed segments, compared with what was read of the segments.
 
-use std::io;
 use std::sync::Arc;
 
 use super::Damage;
-use super::source::{Source, damage};
+use super::source::{Source, damage, is_of_the_system};
 use crate::error::{Error, Result};
 use crate::index::file::IndexProblem;
-use crate::index::sealed::{Identity, Logged, SealedIndex};
+use crate::index::sealed::{Logged, SealedIndex};
 use crate::log::segment::index_name;
 use crate::log::storage::{Access, Storage};
 
@@ -23,10 +22,17 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    pub(super) fn begin(storage: &dyn Storage, source: &Arc<Source>) -> Self {
-        let has_index = |identity: &&Identity| storage.open(&index_name(identity.sequence), Access::Read).is_ok();
-        let logged = source.indexed_as.as_ref().filter(has_index).map(|identity| Logged::new(identity.store_id, identity.base_lsn));
-        Self { source: Arc::clone(source), logged, is_whole: true }
+    pub(super) fn begin(storage: &dyn Storage, source: &Arc<Source>) -> Result<Self> {
+        let mut logged = None;
+        if let Some(identity) = &source.indexed_as {
+            let name = index_name(identity.sequence);
+            match storage.open(&name, Access::Read) {
+                Ok(_) => logged = Some(Logged::new(identity.store_id, identity.base_lsn)),
+                Err(error) if is_of_the_system(error.kind()) => return Err(Error::io("read", storage.path().join(name), &error)),
+                Err(_) => {}
+            }
+        }
+        Ok(Self { source: Arc::clone(source), logged, is_whole: true })
     }
 
     pub(super) fn is_of(&self, source: &Arc<Source>) -> bool {
@@ -59,7 +65,7 @@ impl Reading {
             // One that is missing is made again, and so is one that was removed meanwhile.
             Ok(()) | Err(IndexProblem::Missing | IndexProblem::Stopped) => return Ok(None),
             Err(IndexProblem::Damaged(reason)) => reason.to_owned(),
-            Err(IndexProblem::Io(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(IndexProblem::Io(error)) if is_of_the_system(error.kind()) => {
                 return Err(Error::io("read", storage.path().join(name), &error));
             }
             Err(IndexProblem::Io(error)) => format!("it cannot be read: {error}"),

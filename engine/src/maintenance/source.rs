@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::Damage;
+use crate::error::Error;
 use crate::index::sealed::Identity;
 use crate::log::manifest::DIGEST_BYTES;
 use crate::log::segment::FIRST_FRAME;
@@ -55,6 +56,16 @@ pub(super) fn damage(file: &str, segment: Option<u64>, offset: u64, length: Opti
         last_position: concerned.then(|| Position(positions.1 - 1)),
         reason: reason.into(),
     }
+}
+
+/// Whether an error of opening says nothing of the file: nobody may, or the system has no room for one more.
+pub(super) fn is_of_the_system(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::PermissionDenied | io::ErrorKind::OutOfMemory)
+}
+
+/// The same of an error.
+pub(super) fn is_error_of_the_system(error: &Error) -> bool {
+    matches!(error, Error::Io { kind, .. } if is_of_the_system(*kind))
 }
 
 /// Reads as far as the file reaches. What cannot be read is zeros, and is told.

@@ -8,13 +8,13 @@ use super::Damage;
 use super::files::{Files, Held, Place, WITHOUT_WATERMARK};
 use super::rescue::Rescued;
 use super::seed::{find_seed, salt_in};
-use super::source::{Source, Unreadable, damage};
+use super::source::{Source, Unreadable, damage, is_error_of_the_system, is_of_the_system};
 use crate::error::{Error, Result};
 use crate::index::sealed::Identity;
 use crate::log::format::{FrameHeader, SegmentHeader, segment_seed};
-use crate::log::manifest::{Manifest, ManifestSegment};
+use crate::log::manifest::{Manifest, ManifestProblem, ManifestSegment};
 use crate::log::recovery::Chain;
-use crate::log::segment::{Segment, file_name};
+use crate::log::segment::{AttachProblem, Segment, file_name};
 use crate::log::storage::{Access, Storage};
 use crate::log::watermark::{Mark, WATERMARK};
 
@@ -157,7 +157,7 @@ impl Surveyor<'_> {
         if place.named.is_none() {
             self.note_those_missing_before(place);
         }
-        let Some(source) = self.source_of(place, &ahead) else {
+        let Some(source) = self.source_of(place, &ahead)? else {
             self.pass_over(&ahead);
             return Ok(());
         };
@@ -186,21 +186,21 @@ impl Surveyor<'_> {
     }
 
     /// Where the frames of a place are read from; nothing if there are none to be read. The chain is then that of its first frame.
-    fn source_of(&mut self, place: &Place, ahead: &Ahead) -> Option<Source> {
+    fn source_of(&mut self, place: &Place, ahead: &Ahead) -> Result<Option<Source>> {
         let mut digest = place.named.and_then(|named| named.digest);
         let found = match &place.held {
             Held::Missing | Held::Segment { .. } => {
                 let (attached, missing) = match &place.held {
-                    Held::Segment { file, .. } => {
-                        (Segment::attach(self.storage, file, Access::Read).ok(), "the file was removed, or damaged, while it was looked at")
-                    }
+                    Held::Segment { file, .. } => (attached(self.storage, file)?, "the file was removed, or damaged, while it was looked at"),
                     _ => (None, "the manifest names this segment, but there is no such file"),
                 };
-                let attached = attached.or_else(|| {
-                    let (named, segment) = self.replaced(place)?;
-                    digest = named.digest;
-                    Some(segment)
-                });
+                let attached = match attached {
+                    None => self.replaced(place)?.map(|(named, segment)| {
+                        digest = named.digest;
+                        segment
+                    }),
+                    attached => attached,
+                };
                 if let Some(header) = attached.as_ref().map(|segment| &segment.header).or_else(|| place.header()) {
                     self.check_start(place, header);
                 }
@@ -209,7 +209,11 @@ impl Surveyor<'_> {
             Held::Headless { file, header } => {
                 let base_lsn = place.base_lsn().or_else(|| self.anchor.map(|_| self.chain.lsn));
                 self.chain.checksum = self.anchor.unwrap_or(0);
-                let found = base_lsn.zip(self.storage.open(file, Access::Read).ok()).and_then(|(base_lsn, opened)| {
+                let opened = match self.storage.open(file, Access::Read) {
+                    Err(error) if is_of_the_system(error.kind()) => return Err(Error::io("read", self.storage.path().join(file), &error)),
+                    opened => opened.ok(),
+                };
+                let found = base_lsn.zip(opened).and_then(|(base_lsn, opened)| {
                     let seed = find_seed(&*opened, salt_in(header).map(segment_seed), base_lsn)?;
                     Some((opened, file.clone(), seed, base_lsn))
                 });
@@ -222,23 +226,29 @@ impl Surveyor<'_> {
                 self.chain.lsn = base_lsn;
                 self.chain.position = self.chain.position.max(place.base_position().unwrap_or(0));
                 self.anchor = None;
-                Some(Source { name, sequence: place.sequence, file, seed, base_lsn, digest, indexed_as })
+                Ok(Some(Source { name, sequence: place.sequence, file, seed, base_lsn, digest, indexed_as }))
             }
             Err(reason) => {
                 let positions = (self.chain.position, ahead.position.unwrap_or(self.promised_position()));
                 self.tell(damage(&place.name, Some(place.sequence), 0, None, positions, reason));
-                None
+                Ok(None)
             }
         }
     }
 
     /// The generation that has taken a segment's place since the manifest was read, as one does in a store that is open.
-    fn replaced(&self, place: &Place) -> Option<(ManifestSegment, Segment)> {
-        let before = place.named?;
-        let segments = Manifest::read(self.storage).ok()?.segments;
-        let named = segments.into_iter().find(|named| named.sequence == before.sequence && named.generation > before.generation)?;
-        let segment = Segment::attach(self.storage, &file_name(named.sequence, named.generation), Access::Read).ok()?;
-        Some((named, segment))
+    fn replaced(&self, place: &Place) -> Result<Option<(ManifestSegment, Segment)>> {
+        let Some(before) = place.named else { return Ok(None) };
+        let segments = match Manifest::read(self.storage) {
+            Ok(manifest) => manifest.segments,
+            Err(ManifestProblem::Error(error)) if is_error_of_the_system(&error) => return Err(error),
+            Err(_) => return Ok(None),
+        };
+        let Some(named) = segments.into_iter().find(|named| named.sequence == before.sequence && named.generation > before.generation) else {
+            return Ok(None);
+        };
+        let segment = attached(self.storage, &file_name(named.sequence, named.generation))?;
+        Ok(segment.map(|segment| (named, segment)))
     }
 
     /// Compares where a segment begins with where the one before it has ended.
@@ -281,6 +291,14 @@ impl Surveyor<'_> {
         let positions = (self.chain.position, self.promised_position());
         self.tell(damage(&last.name, Some(last.sequence), 0, None, positions, reason));
         self.chain.position = self.chain.position.max(positions.1);
+    }
+}
+
+/// A segment, if its file is there and its header sound.
+fn attached(storage: &dyn Storage, file: &str) -> Result<Option<Segment>> {
+    match Segment::attach(storage, file, Access::Read) {
+        Err(AttachProblem::Error(error)) if is_error_of_the_system(&error) => Err(error),
+        attached => Ok(attached.ok()),
     }
 }
 

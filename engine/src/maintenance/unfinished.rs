@@ -113,3 +113,46 @@ impl Unfinished {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn make(target: &Path, is_complete: bool) -> Result<()> {
+        Unfinished::of("backup", None, target)?
+            .make(|storage| storage.create("a").map(drop).map_err(|error| Error::io("create", "a", &error)), |()| is_complete)
+    }
+
+    #[test]
+    fn only_what_an_unfinished_store_has_left_is_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (target, unfinished) = (folder.path().join("copy"), folder.path().join("copy.backup.tmp"));
+        let names = |path: &Path| fs::read_dir(path).expect("listed").map(|entry| entry.expect("listed").file_name()).collect::<Vec<_>>();
+        let refused = || assert!(matches!(make(&target, true), Err(Error::Configuration { message }) if message.contains("move it away")));
+        fs::create_dir(&unfinished).expect("made");
+        fs::write(unfinished.join("MANIFEST"), "somebody's").expect("written");
+        refused();
+        assert_eq!(names(&unfinished), ["MANIFEST"]);
+        fs::remove_dir_all(&unfinished).expect("removed");
+        fs::write(&unfinished, "somebody's").expect("written");
+        refused();
+        fs::remove_file(&unfinished).expect("removed");
+        #[cfg(unix)]
+        {
+            let elsewhere = folder.path().join("elsewhere");
+            fs::create_dir(&elsewhere).expect("made");
+            std::os::unix::fs::symlink(&elsewhere, &unfinished).expect("linked");
+            refused();
+            assert!(names(&elsewhere).is_empty());
+            fs::remove_file(&unfinished).expect("removed");
+        }
+        // What was stopped leaves nothing, what was killed its mark.
+        make(&target, false).expect("stopped");
+        assert!(!unfinished.exists() && !target.exists());
+        fs::create_dir_all(unfinished.join("index")).expect("made");
+        fs::write(unfinished.join(UNFINISHED_STORE), "").expect("written");
+        make(&target, true).expect("finished");
+        assert!(!unfinished.exists());
+        assert!(names(&target).iter().all(|name| name == "a" || name == LOCK), "{:?}", names(&target));
+    }
+}

@@ -153,7 +153,7 @@ impl Verifying<'_, '_> {
             && !self.reading.as_ref().is_some_and(|reading| reading.is_of(source))
         {
             self.end_segment()?;
-            self.reading = Some(Reading::begin(self.storage, source));
+            self.reading = Some(Reading::begin(self.storage, source)?);
         }
         self.digests.take_in(block);
         for item in &block.items {

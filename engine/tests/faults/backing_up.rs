@@ -286,11 +286,15 @@ fn what_is_appended_when_the_backup_has_begun_is_not_in_it_even_if_the_segment_i
         let store = OpenOptions::new().segment_bytes(SEGMENT_BYTES).open_storage(Arc::new(storage)).expect("created");
         store.append(many("a", 3, 5000)).wait().expect("stored");
         let events = read_all(&store).expect("readable");
-        let writer = store.clone();
-        *before_the_manifest.lock().expect("whole") = Some(Box::new(move || {
+        let (writer, second) = (store.clone(), Arc::clone(&before_the_manifest));
+        let append = move || {
             for payload_bytes in appended {
                 writer.append(one("b", payload_bytes)).wait().expect("stored");
             }
+        };
+        // It is read before the end is known that is copied to, and after.
+        *before_the_manifest.lock().expect("whole") = Some(Box::new(move || {
+            *second.lock().expect("whole") = Some(Box::new(append) as Happening);
         }) as Happening);
         let (report, target) = backed_up(&store);
         assert_eq!(disk.files().contains_key(SECOND), sealed);

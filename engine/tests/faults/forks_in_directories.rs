@@ -79,7 +79,7 @@ fn a_directory_is_forked_to_a_new_one() {
     // What a fork that was killed has left.
     let remains = directory.path().join("fork.fork.tmp");
     fs::create_dir_all(remains.join("index")).expect("created");
-    for name in [FIRST, "000000007.g0.seg", "index/000000001-000000002.run", "LOCK"] {
+    for name in [FIRST, "000000007.g0.seg", "index/000000001-000000002.run", "UNFINISHED.tmp", "LOCK"] {
         let bytes: &[u8] = if name == "LOCK" { b"" } else { b"half" };
         fs::write(remains.join(name), bytes).expect("written");
     }

@@ -314,7 +314,7 @@ fn a_directory_is_salvaged_to_a_new_one_and_left_as_it_is() {
     // What a salvage that was killed has left.
     let remains = directory.path().join("saved.salvage.tmp");
     fs::create_dir(&remains).expect("created");
-    for name in [FIRST, "000000007.g0.seg", "MANIFEST.tmp", "LOCK"] {
+    for name in [FIRST, "000000007.g0.seg", "MANIFEST.tmp", "UNFINISHED.tmp", "LOCK"] {
         let bytes: &[u8] = if name == "LOCK" { b"" } else { b"half" };
         fs::write(remains.join(name), bytes).expect("written");
     }

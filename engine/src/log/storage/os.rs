@@ -107,7 +107,7 @@ impl Storage for OsStorage {
     }
 
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn StorageFile>> {
-        let file = OpenOptions::new().read(true).write(access == Access::Write).open(self.root.join(name))?;
+        let file = OpenOptions::new().read(true).write(access == Access::Write).open(self.root.join(name)).map_err(named)?;
         if (access, self.sealed_reads) == (Access::Sealed, SealedReads::Mapped) {
             return Ok(Arc::new(MappedFile::map(&file)?));
         }
@@ -117,7 +117,7 @@ impl Storage for OsStorage {
     fn create(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true);
-        let file = private(options).open(self.root.join(name))?;
+        let file = private(options).open(self.root.join(name)).map_err(named)?;
         Ok(Arc::new(OsFile { file }))
     }
 
@@ -143,7 +143,7 @@ impl Storage for OsStorage {
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {
         let entries = match fs::read_dir(self.root.join(folder)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries?,
+            entries => entries.map_err(named)?,
         };
         let mut names = Vec::new();
         for entry in entries {
@@ -165,6 +165,16 @@ impl Storage for OsStorage {
     fn sync_directory(&self, folder: &str) -> io::Result<()> {
         sync_directory(&self.root.join(folder))
     }
+}
+
+/// An error that says nothing of the file, told apart from those that do.
+fn named(error: io::Error) -> io::Error {
+    #[cfg(unix)]
+    if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
+        let message = format!("{error}: too many files are open; allow more, or close some and try again");
+        return io::Error::new(io::ErrorKind::OutOfMemory, message);
+    }
+    error
 }
 
 impl OsStorage {

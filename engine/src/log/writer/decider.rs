@@ -66,6 +66,9 @@ pub(crate) trait Decider: Send + 'static {
     where
         Self: Sized;
 
+    /// The log is closed: no file need be open any more.
+    fn let_go_of_files(&mut self);
+
     /// The answer to a request that failed.
     fn failed(error: Error) -> Self::Answer;
 

@@ -14,6 +14,7 @@ use crate::log::format::{Kind, encode_seal};
 use crate::log::frame::FrameContext;
 use crate::log::manifest::{Manifest, swap};
 use crate::log::open::named;
+use crate::log::segments::Segments;
 use crate::log::watermark::{Mark, Watermark};
 
 /// A segment that has grown to this is sealed at a clean close: it need not be read when the log is opened.
@@ -134,7 +135,19 @@ impl<D: Decider> Writer<D> {
         {
             lock.retract();
         }
+        self.let_go_of_files();
         result
+    }
+
+    /// Closes every file: somebody may keep a handle of the closed store for long.
+    fn let_go_of_files(&self) {
+        *self.watermark.lock() = None;
+        let mut core = self.core.lock();
+        let closed = Arc::new(core.segment.without_file());
+        core.segment = Arc::clone(&closed);
+        core.decider.let_go_of_files();
+        let segments = Segments::new(Arc::clone(&self.storage), (self.store_id, &self.lineage), &[], closed);
+        *self.segments.write() = Arc::new(segments);
     }
 
     fn finish(self: &Arc<Self>, core: &mut Guard<'_, D>) -> Result<()> {
