@@ -20,7 +20,7 @@ pub enum Error {
     #[error(
         "aggregate {aggregate_id:?} {} version {actual}, but {expected} was expected; nothing was stored: {}",
         if *deleted { "was deleted at" } else { "is at" },
-        if *deleted { "append with ExpectedVersion::NoStream or Any to go on with its id and versions, or use another id" } else { "load it again and retry" }
+        if *deleted { "append expecting no stream, or any version, to go on with its id and versions, or use another id" } else { "load it again and retry" }
     )]
     Conflict {
         /// The aggregate whose version differs.

@@ -9,6 +9,7 @@ mod session;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use eventuali::{AppendBatch, Durability, Error, EventStore, ExpectedVersion, NewEvent, OpenOptions, OpenOutcome, Position};
@@ -208,6 +209,20 @@ fn an_existing_directory_is_one_with_a_store_in_it() {
     only_what_is_there_is_opened(&Config::embedded(folder.path().join("more")), Config::embedded(&photos), "photos");
     assert_eq!(names_in(&photos).len(), 1, "nothing was added to the pictures");
     assert_eq!(names_in(folder.path()).len(), 3, "no directory was made");
+}
+
+#[test]
+fn many_open_a_new_file_at_once() {
+    let folder = folder();
+    for round in 0..40 {
+        let config = Config::sqlite(folder.path().join(format!("{round}.db")));
+        thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| append_one(config.clone().open().expect("opened").as_dyn()));
+            }
+        });
+        assert_eq!(config.open().expect("opened").as_dyn().head().wait().expect("read"), Position(6));
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ mod opened;
 mod rows;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use eventuali::{
     AggregateVersion, AppendBatch, Capabilities, Durability, Error, Event, NewEvent, Position, Receipt, Result, StoreIdentity, StreamInfo, Timestamp,
@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use appending::{Appended, commit};
@@ -135,6 +136,17 @@ pub(crate) enum SqliteFile {
 
 impl Sqlite {
     pub(crate) async fn open(file: SqliteFile, options: &SqlOptions, missing: Missing) -> Result<Self> {
+        let start = Instant::now();
+        loop {
+            match Self::open_once(file.clone(), options, missing).await {
+                // Where others open a new file at the same time SQLite does not always wait for them.
+                Err(Error::Unavailable { .. }) if start.elapsed() < options.lock_timeout => sleep(Duration::from_millis(5)).await,
+                opened => return opened,
+            }
+        }
+    }
+
+    async fn open_once(file: SqliteFile, options: &SqlOptions, missing: Missing) -> Result<Self> {
         let (connect, shown, path) = match file {
             SqliteFile::Memory => (SqliteConnectOptions::new().filename(":memory:"), "sqlite://:memory:".to_owned(), None),
             SqliteFile::File(path) => {
