@@ -1,5 +1,6 @@
 //! Opening a log: lock, manifest, segments, verdict, and what the verdict asks for.
 
+mod create;
 mod rebuild;
 mod settle;
 
@@ -8,6 +9,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
+pub(crate) use create::is_untouched;
 pub(crate) use rebuild::rebuild_manifest;
 use uuid::Uuid;
 
@@ -18,14 +20,11 @@ use super::names::Names;
 use super::recovery::{Chain, Evidence, Verdict, judge};
 use super::runs;
 use super::scan::{Scan, Visit};
-use super::segment::{AttachProblem, FIRST_FRAME, Rest, Segment, file_name, new_segment};
-use super::storage::{Access, Lock, Space, Storage};
+use super::segment::{AttachProblem, Rest, Segment, file_name};
+use super::storage::{Access, Lock, Storage};
 use super::watermark::{Mark, WATERMARK, Watermark};
 use crate::error::{Corruption, Error, Remedy, Result};
 use crate::version::Position;
-
-/// How much space a new segment begins with.
-const FIRST_SPACE: u64 = 64 << 10;
 
 /// What to do with a damaged log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,50 +228,6 @@ impl Opening<'_> {
                 _ => Remedy::RebuildManifest,
             },
         }
-    }
-
-    /// Without a manifest there is either no store, or one whose creation was interrupted before anything was promised, or damage.
-    fn manifest_of_unfinished_creation(&self) -> Result<Option<Manifest>> {
-        let names = self.names()?;
-        if names.segments().is_empty() {
-            return if names.has_watermark {
-                Err(self.manifest_corruption("there is a watermark, but neither a manifest nor a segment").into())
-            } else {
-                Ok(None)
-            };
-        }
-        if let [(sequence, generation)] = *names.segments()
-            && !names.has_watermark
-        {
-            let name = &file_name(sequence, generation);
-            match Segment::attach(self.storage, name, Access::Read) {
-                Ok(segment) if is_untouched(&segment)? => {
-                    // Its own name may not be durable yet, and must be before the manifest's.
-                    self.storage.sync_directory("").map_err(|error| self.io("sync", "", &error))?;
-                    let manifest = Manifest::of_new_store(segment.header.store_id, named(&segment.header, None));
-                    manifest.replace(self.storage).map_err(|error| self.io("write", MANIFEST, &error))?;
-                    return Ok(Some(manifest));
-                }
-                Err(AttachProblem::Error(error)) => return Err(error),
-                _ => {}
-            }
-        }
-        Err(self.manifest_corruption("there are segment files, but no manifest").into())
-    }
-
-    /// A new store: its first segment, then the manifest that names it.
-    fn create(&self) -> Result<Manifest> {
-        let header = new_segment(Uuid::new_v4(), 1, 0, &Chain { lsn: 0, position: 1, checksum: 0, epoch: 0, commit_time: 0, durable_upto: 0 }, 0);
-        let create = || {
-            let segment = Segment::prepare(self.storage, header, FIRST_FRAME, Space::Written)?;
-            segment.publish(self.storage)?;
-            let manifest = Manifest::of_new_store(header.store_id, named(&header, None));
-            manifest.replace(self.storage).map(|()| manifest)
-        };
-        create().map_err(|error| match error.kind() {
-            io::ErrorKind::StorageFull => Error::StorageFull { path: self.storage.path(), needed_bytes: Some(FIRST_SPACE) },
-            _ => self.io("create the store in", "", &error),
-        })
     }
 
     fn remove_unfinished_files(&self) -> Result<()> {
@@ -507,12 +462,6 @@ impl Opening<'_> {
         }
         Ok(true)
     }
-}
-
-/// Whether this is a store's first segment, as it was made, before any append.
-pub(crate) fn is_untouched(segment: &Segment) -> Result<bool> {
-    let header = &segment.header;
-    Ok((header.sequence, header.base_lsn, header.generation) == (1, 0, 0) && segment.rest(0)?.bytes == 0)
 }
 
 /// How the manifest names a segment.
