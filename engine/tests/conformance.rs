@@ -1,10 +1,11 @@
 //! The conformance suite on the embedded engine, in memory and on disk, and on the naive model; and the proof that the suite
 //! finds mistakes.
 
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use eventuali::maintenance::{fork, fork_storage};
+use eventuali::maintenance::{backup_storage, fork, fork_storage};
 use eventuali::storage::{MemoryStorage, Storage};
 use eventuali::testing::{CASES, Home, ModelHome, PlantedBug, PlantedHome, run_case};
 use eventuali::{Compress, Durability, EventStore, LogStore, OpenOptions, compress_storage};
@@ -116,6 +117,33 @@ fn what_outlives_a_store_is_in_the_forks_of_its_forks_too() {
     let mut cases = CASES.iter().filter(|(name, _)| outlives(name)).peekable();
     assert!(cases.peek().is_some());
     for (name, _) in cases {
+        run_case(name, &backend);
+    }
+}
+
+/// Every time that it is opened it is the backup of what it was before.
+struct BackedUp(Mutex<Arc<MemoryStorage>>);
+
+impl Home for BackedUp {
+    fn open(&self) -> Arc<dyn EventStore> {
+        let open = |storage: &Arc<MemoryStorage>| {
+            let options = OpenOptions::new().segment_bytes(SMALL_SEGMENT_BYTES).merge_indexes_of(2).compression(Compress::OlderThan(1));
+            options.open_storage(storage.clone()).expect("the store opens")
+        };
+        let mut storage = self.0.lock().expect("whole");
+        let (original, copy) = (open(&storage), Arc::new(MemoryStorage::new()));
+        assert!(backup_storage(&original, &*copy, |_| ControlFlow::Continue(())).expect("backed up").complete);
+        original.close().wait().expect("closed");
+        *storage = copy;
+        Arc::new(open(&storage))
+    }
+}
+
+#[test]
+fn what_outlives_a_store_is_in_the_backups_of_its_backups_too() {
+    let backend = || boxed(BackedUp(Mutex::new(Arc::new(MemoryStorage::new()))));
+    let outlives = |name: &str| name.contains("reopen") || name.contains("identity") || name == "random_operations_agree_with_the_model";
+    for (name, _) in CASES.iter().filter(|(name, _)| outlives(name)) {
         run_case(name, &backend);
     }
 }
