@@ -321,7 +321,7 @@ fn a_directory_is_backed_up_to_a_new_one() {
     // What a backup that was killed has left.
     let remains = directory.path().join("copy.backup.tmp");
     fs::create_dir(&remains).expect("created");
-    for name in [FIRST, "000000007.g0.seg", "LOCK"] {
+    for name in [FIRST, "000000007.g0.seg", "UNFINISHED.tmp", "LOCK"] {
         let bytes: &[u8] = if name == "LOCK" { b"" } else { b"half" };
         fs::write(remains.join(name), bytes).expect("written");
     }
