@@ -12,7 +12,6 @@ import eventuali.maintenance
 import eventuali.sync
 from eventuali import ConfigurationError, CorruptionError, ForkPositionError, StoreClosedError
 from eventuali import EventStore as AsyncEventStore
-from eventuali.event import UserRegistered
 from eventuali.maintenance import (
     BackupReport,
     CompressReport,
@@ -31,7 +30,7 @@ from eventuali.maintenance import (
 )
 from eventuali.sync import EventStore
 from eventuali.sync import maintenance as blocking
-from tests.counting import Counted, Counter
+from tests.counting import Counted, Counter, Renamed
 from tests.test_command import eventuali as command
 
 SEGMENT = "000000001.g0.seg"
@@ -349,8 +348,8 @@ def long(tmp_path: Path) -> Path:
     path = tmp_path / "long"
     for _ in range(2):
         with EventStore.create(path) as store:
-            users = [UserRegistered(user_id=str(number), email="ada " * 25_000) for number in range(60)]
-            store.append("a", users, aggregate_type="User")
+            names = [Renamed(name=f"{number} " * 30_000) for number in range(60)]
+            store.append("a", names, aggregate_type=Counter)
     return path
 
 
@@ -390,8 +389,8 @@ def test_too_many_open_files_are_no_damage(tmp_path: Path) -> None:
     path = tmp_path / "many"
     for _ in range(12):
         with EventStore.create(path) as store:
-            users = [UserRegistered(user_id=str(number), email="ada " * 25_000) for number in range(45)]
-            store.append("a", users, aggregate_type="User")
+            names = [Renamed(name=f"{number} " * 30_000) for number in range(60)]
+            store.append("a", names, aggregate_type=Counter)
     program = f"""
 import os, resource
 from eventuali import StorageError

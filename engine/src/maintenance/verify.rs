@@ -2,7 +2,6 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::Instant;
 
 use super::Damage;
@@ -16,7 +15,7 @@ use super::streams::Streams;
 use super::survey::{Block, Item};
 use super::walk::frame_at;
 use crate::codec::Body;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::event::StreamKey;
 use crate::index::sealed::EventRead;
 use crate::log::format::{FrameHeader, Kind, RecordEntry};
@@ -92,36 +91,25 @@ pub fn verify_storage(storage: &dyn Storage, mut progress: impl FnMut(&Progress)
     let start = Instant::now();
     let files = Files::look(storage)?;
     let last_position = files.last_position();
-    thread::scope(|scope| {
-        let mut verifying = Verifying {
-            storage,
-            scope,
-            report: VerifyReport::default(),
-            streams: Streams::default(),
-            lost: 0,
-            reading: None,
-            comparing: None,
-            digests: Digests::default(),
-        };
-        let surveyed = run(storage, files, &mut |block| {
-            verifying.take_in(block)?;
-            let VerifyReport { events, last_position: Position(position), .. } = verifying.report;
-            let last_position = last_position.map(|last| last.max(position));
-            Ok(progress(&Progress { position, last_position, events, elapsed: start.elapsed() }))
-        })?;
-        if surveyed.is_some() {
-            verifying.end_segment()?;
-        }
-        verifying.end_comparing()?;
-        let mut report = verifying.report;
-        if let Some(surveyed) = surveyed {
-            report.segments = surveyed.segments;
-            report.bytes = surveyed.bytes;
-            report.unpromised_bytes = surveyed.unpromised_bytes;
-            report.complete = true;
-        }
-        Ok(report)
-    })
+    let mut verifying =
+        Verifying { storage, report: VerifyReport::default(), streams: Streams::default(), lost: 0, reading: None, digests: Digests::default() };
+    let surveyed = run(storage, files, &mut |block| {
+        verifying.take_in(block)?;
+        let VerifyReport { events, last_position: Position(position), .. } = verifying.report;
+        let last_position = last_position.map(|last| last.max(position));
+        Ok(progress(&Progress { position, last_position, events, elapsed: start.elapsed() }))
+    })?;
+    if surveyed.is_some() {
+        verifying.end_segment()?;
+    }
+    let mut report = verifying.report;
+    if let Some(surveyed) = surveyed {
+        report.segments = surveyed.segments;
+        report.bytes = surveyed.bytes;
+        report.unpromised_bytes = surveyed.unpromised_bytes;
+        report.complete = true;
+    }
+    Ok(report)
 }
 
 /// How far a stream has come.
@@ -133,21 +121,18 @@ struct Known {
     number: u32,
 }
 
-struct Verifying<'scope, 'a> {
+struct Verifying<'a> {
     storage: &'a dyn Storage,
-    scope: &'scope Scope<'scope, 'a>,
     report: VerifyReport,
     streams: Streams<Known>,
     /// How many events lie in damaged places so far: a stream's versions may skip as many.
     lost: u64,
     /// The segment that is being read.
     reading: Option<Reading>,
-    /// The segment before it, whose index file is compared meanwhile.
-    comparing: Option<ScopedJoinHandle<'scope, Result<Option<Damage>>>>,
     digests: Digests,
 }
 
-impl Verifying<'_, '_> {
+impl Verifying<'_> {
     fn take_in(&mut self, block: &Block) -> Result<()> {
         if let Some(source) = &block.source
             && !self.reading.as_ref().is_some_and(|reading| reading.is_of(source))
@@ -158,9 +143,9 @@ impl Verifying<'_, '_> {
         self.digests.take_in(block);
         for item in &block.items {
             match (item, &block.source) {
-                (Item::Damage(damage), _) => self.damaged(damage.clone())?,
-                (Item::Frame { start, header }, Some(source)) => self.frame(source, header, &block.bytes, *start)?,
-                (Item::Records(rescued), Some(source)) => self.rescued(source, rescued)?,
+                (Item::Damage(damage), _) => self.damaged(damage.clone()),
+                (Item::Frame { start, header }, Some(source)) => self.frame(source, header, &block.bytes, *start),
+                (Item::Records(rescued), Some(source)) => self.rescued(source, rescued),
                 // Frames and records come from a file.
                 (Item::Frame { .. } | Item::Records(_), None) => {}
             }
@@ -169,41 +154,30 @@ impl Verifying<'_, '_> {
     }
 
     /// Notes damage of the segment that is being read.
-    fn damaged(&mut self, damage: Damage) -> Result<()> {
-        // What is wrong with the one before comes first.
-        self.end_comparing()?;
+    fn damaged(&mut self, damage: Damage) {
         self.report.note(damage);
         if let Some(reading) = &mut self.reading {
             reading.is_damaged();
         }
-        Ok(())
     }
 
-    /// Compares the digest of the segment that was read with what was read, and begins to compare its index file.
+    /// Compares the digest and the index file of the segment that was read with what was read.
     fn end_segment(&mut self) -> Result<()> {
-        self.end_comparing()?;
         if let Some(damage) = self.digests.end_of_segment() {
             self.report.note(damage);
         }
-        let storage = self.storage;
-        self.comparing = self.reading.take().map(|reading| self.scope.spawn(move || reading.finish(storage)));
-        Ok(())
-    }
-
-    /// Waits until the index file is compared that is being compared.
-    fn end_comparing(&mut self) -> Result<()> {
-        let Some(comparing) = self.comparing.take() else { return Ok(()) };
-        let compared = comparing.join().unwrap_or_else(|_| Err(Error::configuration("the thread that compares an index file has panicked")));
-        if let Some(damage) = compared? {
+        if let Some(reading) = self.reading.take()
+            && let Some(damage) = reading.finish(self.storage)?
+        {
             self.report.note(damage);
         }
         Ok(())
     }
 
-    fn frame(&mut self, source: &Source, header: &FrameHeader, bytes: &[u8], start: usize) -> Result<()> {
+    fn frame(&mut self, source: &Source, header: &FrameHeader, bytes: &[u8], start: usize) {
         self.report.frames += 1;
         if header.kind != Kind::Events as u8 {
-            return Ok(());
+            return;
         }
         for (at, entry, body) in frame_at(bytes, start, header).records() {
             let position = header.base_position + u64::from(entry.position_delta);
@@ -212,20 +186,18 @@ impl Verifying<'_, '_> {
                 continue;
             }
             let place = || source.offset(header.lsn) + (at + entry.body_offset as usize) as u64;
-            self.event(source, position, (&entry, header.lsn + at as u64), body, place)?;
+            self.event(source, position, (&entry, header.lsn + at as u64), body, place);
         }
-        Ok(())
     }
 
-    fn rescued(&mut self, source: &Source, rescued: &Rescued) -> Result<()> {
+    fn rescued(&mut self, source: &Source, rescued: &Rescued) {
         for record in rescued.records.iter().filter(|record| record.is_whole) {
             if record.entry.is_removed() {
                 self.removed(record.position, 0);
                 continue;
             }
-            self.event(source, record.position, (&record.entry, 0), &rescued.bytes[record.body.clone()], || record.offset)?;
+            self.event(source, record.position, (&record.entry, 0), &rescued.bytes[record.body.clone()], || record.offset);
         }
-        Ok(())
     }
 
     /// Takes in that a record was taken out, whose entry has this LSN: nobody knows of which stream it was.
@@ -245,7 +217,7 @@ impl Verifying<'_, '_> {
     }
 
     /// Takes in an event whose checksums match; its entry comes with its LSN.
-    fn event(&mut self, source: &Source, position: u64, (entry, lsn): (&RecordEntry, u64), body: &[u8], offset: impl Fn() -> u64) -> Result<()> {
+    fn event(&mut self, source: &Source, position: u64, (entry, lsn): (&RecordEntry, u64), body: &[u8], offset: impl Fn() -> u64) {
         self.pass_to(position);
         self.report.events += 1;
         let fail = |reason: &str| source.damage(offset(), Some(u64::from(entry.body_bytes)), (position, position + 1), reason);
@@ -267,6 +239,8 @@ impl Verifying<'_, '_> {
             logged.push(&EventRead { id: body.id(), event_type: names.event_type, lsn, stream: known.number });
         }
         known.segment = source.sequence;
-        if follows { Ok(()) } else { self.damaged(fail("the event's version does not follow from the one before it")) }
+        if !follows {
+            self.damaged(fail("the event's version does not follow from the one before it"));
+        }
     }
 }

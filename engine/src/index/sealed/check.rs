@@ -25,18 +25,24 @@ impl SealedIndex {
 
     /// Reads every page, and whether all that it says fits together.
     pub(crate) fn check(&self) -> Result<(), IndexProblem> {
+        self.check_events(|_| Ok(()))?;
+        self.check_streams(|_, _| Ok(()), |_| Ok(()))?;
+        self.check_ids(|_, _| Ok(()))
+    }
+
+    /// Reads every page and each event, which is shown.
+    pub(super) fn check_events(&self, show: impl FnMut(&[u8]) -> Result<(), IndexProblem>) -> Result<(), IndexProblem> {
         self.file.check()?;
-        let removed = self.check_kinds()?;
+        let removed = self.check_kinds(show)?;
         let there = self.events.count - removed;
         if self.slots.count != there || self.ids.count != there || self.events.count > u64::from(u32::MAX) {
             return Err(IndexProblem::Damaged("it does not have one id and one stream for each event"));
         }
-        self.check_streams()?;
-        self.check_ids()
+        Ok(())
     }
 
     /// How many events were taken out.
-    fn check_kinds(&self) -> Result<u64, IndexProblem> {
+    fn check_kinds(&self, mut show: impl FnMut(&[u8]) -> Result<(), IndexProblem>) -> Result<u64, IndexProblem> {
         let kinds = self.kinds()?;
         let mut counts = vec![0_u32; kinds.numbered.len()];
         let (mut overflowed, mut removed) = (0, 0);
@@ -48,7 +54,7 @@ impl SealedIndex {
                 None if number == kind::REMOVED => removed += 1,
                 None => return Err(IndexProblem::Damaged("an event is of a kind that is not there")),
             }
-            Ok(())
+            show(entry)
         })?;
         if overflowed + removed != kinds.overflowed || !kinds.numbered.iter().map(|kind| kind.count).eq(counts) {
             return Err(IndexProblem::Damaged("it counts its kinds wrongly"));
@@ -56,7 +62,12 @@ impl SealedIndex {
         Ok(removed)
     }
 
-    fn check_streams(&self) -> Result<(), IndexProblem> {
+    /// Reads each stream, which is shown after the numbers of its events.
+    pub(super) fn check_streams(
+        &self,
+        mut show_event: impl FnMut(&StreamEntry, u32) -> Result<(), IndexProblem>,
+        mut show: impl FnMut(StreamEntry) -> Result<(), IndexProblem>,
+    ) -> Result<(), IndexProblem> {
         let (mut before, mut seen, mut slots, mut of_slots) = (0, self.nothing_seen(), 0, Page::new());
         for stream in self.stream_entries() {
             let stream: StreamEntry = stream?;
@@ -70,13 +81,17 @@ impl SealedIndex {
             let from = u64::from(stream.slots_at);
             self.file.pages.each(&self.slots, from..from + u64::from(stream.count), &mut of_slots, |entry| {
                 slots += 1;
-                seen.see(u32::from_le_bytes(get(entry, 0)), "an event stands in two streams, or is not there")
+                let slot = u32::from_le_bytes(get(entry, 0));
+                seen.see(slot, "an event stands in two streams, or is not there")?;
+                show_event(&stream, slot)
             })?;
+            show(stream)?;
         }
         if slots == self.slots.count { Ok(()) } else { Err(IndexProblem::Damaged("an event stands in no stream")) }
     }
 
-    fn check_ids(&self) -> Result<(), IndexProblem> {
+    /// Reads each id, whose hash is shown with the number of its event.
+    pub(super) fn check_ids(&self, mut show: impl FnMut(u64, u32) -> Result<(), IndexProblem>) -> Result<(), IndexProblem> {
         let filter = Filter::load(&self.file.pages, &self.id_filter, u64::MAX)?;
         let (mut before, mut seen) = (0, self.nothing_seen());
         self.file.pages.each(&self.ids, 0..self.ids.count, &mut Page::new(), |entry| {
@@ -85,7 +100,9 @@ impl SealedIndex {
                 return Err(IndexProblem::Damaged("an id cannot be found by its hash"));
             }
             before = hash;
-            seen.see(u32::from_le_bytes(get(entry, id::SLOT)), "an event has two ids, or is not there")
+            let slot = u32::from_le_bytes(get(entry, id::SLOT));
+            seen.see(slot, "an event has two ids, or is not there")?;
+            show(hash, slot)
         })
     }
 }

@@ -1,17 +1,22 @@
 //! Whether the index of a sealed segment says what the segment's events say.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 
 use uuid::Uuid;
 
-use super::{SealedIndex, StreamEntry, event, id, id_hash, kind, stream_hash};
+use super::{SealedIndex, StreamEntry, event, id_hash, kind, stream_hash};
 use crate::event::StreamKey;
-use crate::index::file::{IndexProblem, Page};
+use crate::index::file::IndexProblem;
 use crate::index::names::Names;
 use crate::log::format::get;
 
 /// Stands for the stream of a record that was taken out.
 const REMOVED: u32 = u32::MAX;
+
+/// Of a stream whose events are shown: which it is in the log, the event before, and how many were taken out.
+type Shown = (Option<u32>, Option<u32>, u32);
+const NOTHING: Shown = (None, None, 0);
 
 /// What was read of a segment's events, in the memory of 24 bytes an event.
 pub(crate) struct Logged {
@@ -99,17 +104,17 @@ impl Logged {
 impl SealedIndex {
     /// Reads every page, and whether all that it says is what the log says.
     pub(crate) fn compare(&self, logged: &mut Logged) -> Result<(), IndexProblem> {
-        self.check()?;
         if self.event_count() != logged.event_count() {
+            // Damaged or not, it is another one.
+            self.check()?;
             return Err(IndexProblem::Damaged("it does not have the events that the segment has"));
         }
         self.compare_events(logged)?;
         self.compare_streams(logged)?;
-        self.file.pages.each(&self.ids, 0..self.ids.count, &mut Page::new(), |entry| {
-            let slot = u32::from_le_bytes(get(entry, id::SLOT));
+        self.check_ids(|hash, slot| {
             let event = &logged.events[slot as usize];
-            let same = event.id_hash == u64::from_le_bytes(get(entry, id::HASH));
-            if same || event.is_removed() { Ok(()) } else { Err(IndexProblem::Damaged("it has another id of an event than the segment")) }
+            let same = event.id_hash == hash || event.is_removed();
+            if same { Ok(()) } else { Err(IndexProblem::Damaged("it has another id of an event than the segment")) }
         })
     }
 
@@ -119,7 +124,7 @@ impl SealedIndex {
             kinds.iter().map(|kind| (logged.types.number(&kind.aggregate_type), logged.types.number(&kind.event_type))).collect();
         let numbered: HashSet<(u32, u32)> = kinds.iter().copied().collect();
         let mut events = logged.events.iter();
-        self.file.pages.each(&self.events, 0..self.events.count, &mut Page::new(), |entry| {
+        self.check_events(|entry| {
             let Some(event) = events.next() else { return Ok(()) };
             if event.place != u32::from_le_bytes(get(entry, event::PLACE)) {
                 return Err(IndexProblem::Damaged("it has another place of an event than the segment"));
@@ -141,35 +146,37 @@ impl SealedIndex {
         for number in 0..u32::try_from(self.aggregate_types.count).unwrap_or(u32::MAX) {
             aggregate_types.push(logged.types.number(&self.aggregate_type(number)?));
         }
-        let (mut of_slots, mut streams) = (Page::new(), 0);
-        for entry in self.stream_entries() {
-            let entry = entry?;
-            let (mut of, mut before, mut removed) = (None, None, 0);
-            let slots = u64::from(entry.slots_at)..u64::from(entry.slots_at) + u64::from(entry.count);
-            self.file.pages.each(&self.slots, slots, &mut of_slots, |bytes| {
-                let slot = u32::from_le_bytes(get(bytes, 0));
-                let stream = logged.events[slot as usize].stream;
-                if stream == REMOVED && of.is_none() {
-                    removed += 1;
-                    return Ok(());
-                }
-                if *of.get_or_insert(stream) != stream || before >= Some(slot) {
-                    return Err(IndexProblem::Damaged("it has other events of a stream than the segment"));
-                }
-                before = Some(slot);
-                Ok(())
-            })?;
+        let (shown, mut streams) = (Cell::new(NOTHING), 0);
+        let logged = &*logged;
+        let show_event = |_: &StreamEntry, slot: u32| {
+            let (of, before, removed) = shown.get();
+            let stream = logged.events[slot as usize].stream;
+            if stream == REMOVED && of.is_none() {
+                shown.set((of, before, removed + 1));
+                return Ok(());
+            }
+            if of.is_some_and(|of| of != stream) || before >= Some(slot) {
+                return Err(IndexProblem::Damaged("it has other events of a stream than the segment"));
+            }
+            shown.set((Some(stream), Some(slot), removed));
+            Ok(())
+        };
+        let show = |entry: StreamEntry| {
+            let (of, _, removed) = shown.replace(NOTHING);
             if of.is_none() && removed > 0 {
                 // All of it was taken out since the index was made.
-                continue;
+                return Ok(());
             }
             streams += 1;
             let stream = of.map(|number| &logged.streams[number as usize]);
             let entry = StreamEntry { first_version: entry.first_version + u64::from(removed), count: entry.count - removed, ..entry };
-            if !stream.is_some_and(|stream| stream.is(&entry, aggregate_types.get(entry.aggregate_type as usize))) {
-                return Err(IndexProblem::Damaged("it says something else of a stream than the segment"));
+            if stream.is_some_and(|stream| stream.is(&entry, aggregate_types.get(entry.aggregate_type as usize))) {
+                Ok(())
+            } else {
+                Err(IndexProblem::Damaged("it says something else of a stream than the segment"))
             }
-        }
+        };
+        self.check_streams(show_event, show)?;
         if streams != logged.streams.len() {
             return Err(IndexProblem::Damaged("it does not have the streams that the segment has"));
         }
