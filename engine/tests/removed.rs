@@ -113,3 +113,32 @@ fn a_closed_store_has_no_file_open_whoever_keeps_a_handle_of_it() {
     assert_eq!(open_files(directory.path()), Vec::<std::path::PathBuf>::new());
     drop((store, reader, unread));
 }
+
+#[test]
+fn who_reads_while_the_store_is_closed_is_told_that_it_is_closed() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(directory.path());
+    for number in 0..60 {
+        append(&store, &format!("{number} {}", "much ".repeat(5000))).expect("stored");
+    }
+    store.close().wait().expect("closed");
+    for round in 0..40 {
+        let store = open(directory.path());
+        std::thread::scope(|scope| {
+            let reading = scope.spawn(|| {
+                loop {
+                    let all: Result<Vec<_>> = store.read_all(ReadAll::new()).collect();
+                    let stream: Result<Vec<_>> = store.read(eventuali::ReadStream::of("thing")).collect();
+                    match all.and_then(|all| stream.map(|stream| (all.len(), stream.len()))) {
+                        Ok(counts) => assert_eq!(counts, (60, 60), "nothing is left out in silence"),
+                        Err(error) => return error,
+                    }
+                }
+            });
+            std::thread::sleep(std::time::Duration::from_micros(round * 211 % 3000));
+            store.close().wait().expect("closed");
+            let error = reading.join().expect("no panic");
+            assert!(matches!(error, Error::Closed), "{error:?}");
+        });
+    }
+}

@@ -342,15 +342,19 @@ def test_the_command_forks(orders: Path, tmp_path: Path) -> None:
     assert "fork it at 10" in ahead.stderr
 
 
-@pytest.fixture
-def long(tmp_path: Path) -> Path:
-    """A closed store whose first segment is finished, because it is long."""
-    path = tmp_path / "long"
-    for _ in range(2):
+def with_segments(path: Path, count: int) -> Path:
+    """A closed store of so many segments, each of which was finished because it is long."""
+    for _ in range(count):
         with EventStore.create(path) as store:
             names = [Renamed(name=f"{number} " * 30_000) for number in range(60)]
             store.append("a", names, aggregate_type=Counter)
     return path
+
+
+@pytest.fixture
+def long(tmp_path: Path) -> Path:
+    """A closed store whose first segment is finished, because it is long."""
+    return with_segments(tmp_path / "long", 2)
 
 
 def test_finished_segments_are_compressed_while_they_are_read(long: Path) -> None:
@@ -386,11 +390,7 @@ def test_the_command_line_compresses_a_store_that_nobody_has_open(long: Path, tm
 
 
 def test_too_many_open_files_are_no_damage(tmp_path: Path) -> None:
-    path = tmp_path / "many"
-    for _ in range(12):
-        with EventStore.create(path) as store:
-            names = [Renamed(name=f"{number} " * 30_000) for number in range(60)]
-            store.append("a", names, aggregate_type=Counter)
+    path = with_segments(tmp_path / "many", 12)
     program = f"""
 import os, resource
 from eventuali import StorageError

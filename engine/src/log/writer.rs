@@ -13,7 +13,7 @@ mod service;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -98,6 +98,8 @@ pub(crate) struct Writer<D: Decider> {
     rewriting: Mutex<()>,
     /// Held by whoever writes a manifest; taken before `core`.
     manifest: Mutex<Named>,
+    /// Whether the files were let go of: what was looked for meanwhile may not have been found because of that.
+    let_go: AtomicBool,
     /// How many want every file to stay.
     kept: Mutex<usize>,
     visible: AtomicU64,
@@ -262,6 +264,7 @@ impl<D: Decider> Writer<D> {
             lineage,
             options,
             watermark: Mutex::new(watermark),
+            let_go: AtomicBool::new(false),
             rewriting: Mutex::default(),
             // Opening has synced the directory.
             manifest: Mutex::new(Named { is_certain: true }),
@@ -319,6 +322,19 @@ impl<D: Decider> Writer<D> {
         matches!(self.core.lock().state, State::Closed | State::Closing)
     }
 
+    /// Looks for what a request asks, as long as there are files to look into.
+    fn look(self: &Arc<Self>, request: &mut D::Request) -> Result<()> {
+        let looked = D::look(request, self);
+        self.still_has_files()?;
+        looked
+    }
+
+    /// # Errors
+    /// [`Closed`](Error::Closed) if the files were let go of.
+    pub(crate) fn still_has_files(&self) -> Result<()> {
+        if self.let_go.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
+    }
+
     /// Whether this process was forked off the one that opened the log: then nothing here may be touched.
     pub(crate) fn is_of_parent(&self) -> bool {
         self.generation != sys::fork_generation()
@@ -349,7 +365,7 @@ impl<D: Decider> Writer<D> {
                 Admitted::Look => {
                     drop(core);
                     if let Task::Append(request) = &mut task
-                        && let Err(error) = D::look(request, self)
+                        && let Err(error) = self.look(request)
                     {
                         return Submitted::Answered(D::failed(error));
                     }

@@ -321,6 +321,7 @@ pub(crate) fn in_files<T>(writer: &Writer<Deciding>, mut read: impl FnMut() -> R
     loop {
         let replaced = writer.replaced_files();
         let done = read();
+        writer.still_has_files()?;
         writer.refresh()?;
         if done.is_ok() || !writer.have_files_been_replaced(replaced)? {
             return done;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Instant;
 
@@ -141,6 +142,7 @@ impl<D: Decider> Writer<D> {
 
     /// Closes every file: somebody may keep a handle of the closed store for long.
     fn let_go_of_files(&self) {
+        self.let_go.store(true, Ordering::Release);
         *self.watermark.lock() = None;
         let mut core = self.core.lock();
         let closed = Arc::new(core.segment.without_file());
