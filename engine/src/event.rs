@@ -241,7 +241,7 @@ impl Event {
         version: AggregateVersion,
         timestamp: Timestamp,
     ) -> Result<Self> {
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(event.data.as_bytes().len() + 256);
         Body::encode(&mut bytes, stream, aggregate_type, event, None)?;
         let body = BodyLayout::parse(&bytes, 0, bytes.len()).map_err(|reason| Error::Serialization { reason: reason.to_owned() })?;
         Ok(Self { block: bytes.into(), body, position, version, timestamp })

@@ -87,6 +87,12 @@ impl Collected {
         !self.found.full
     }
 
+    /// Says that there is more, which another page must have.
+    #[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "only SQLite gives pages that lack events with large payloads"))]
+    pub(crate) fn end_here(&mut self) {
+        self.found.full = true;
+    }
+
     /// Whether so much would still come, as large as what came, that a new connection costs less than reading it to the end.
     #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "SQLite stops where it is"))]
     pub(crate) fn leaves_much(&self) -> bool {

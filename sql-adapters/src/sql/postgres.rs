@@ -466,6 +466,12 @@ fn event(row: &PgRow) -> Result<Event, Trouble> {
         None => row.try_get(11)?,
     };
     let tags: Option<Vec<String>> = row.try_get(13)?;
+    let data_type = row.try_get(9)?;
+    let payload = match row.try_get::<Option<&[u8]>, _>(10)? {
+        Some(exact) => exact,
+        None if data_type == JSON => row.try_get::<&str, _>(8)?.as_bytes(),
+        None => &[],
+    };
     let columns = Columns {
         position: row.try_get(0)?,
         id: row.try_get(1)?,
@@ -475,9 +481,8 @@ fn event(row: &PgRow) -> Result<Event, Trouble> {
         event_type: row.try_get(5)?,
         schema_version: row.try_get(6)?,
         version: row.try_get(7)?,
-        data: row.try_get(8)?,
-        data_type: row.try_get(9)?,
-        bytes: row.try_get(10)?,
+        data_type,
+        payload,
         metadata,
         tags: tags.unwrap_or_default().into_iter().map(Tag).collect(),
         timestamp: micros.unwrap_or(moment),

@@ -81,10 +81,8 @@ pub(crate) struct Columns<'r> {
     pub(crate) event_type: &'r str,
     pub(crate) schema_version: i64,
     pub(crate) version: i64,
-    pub(crate) data: &'r str,
     pub(crate) data_type: &'r str,
-    /// The payload's exact bytes, where the data column cannot hold them.
-    pub(crate) bytes: Option<&'r [u8]>,
+    pub(crate) payload: &'r [u8],
     pub(crate) metadata: &'r str,
     pub(crate) timestamp: i64,
     pub(crate) tags: Vec<Tag>,
@@ -94,10 +92,9 @@ impl Columns<'_> {
     pub(crate) fn into_event(self) -> Result<Event> {
         let position = Position(u64::try_from(self.position).unwrap_or(0));
         let fail = |reason: String| Error::Deserialization { position, event_type: self.event_type.to_owned(), reason };
-        let json = || Json::from_serializer(self.bytes.unwrap_or(self.data.as_bytes()).to_vec());
         let data = match self.data_type {
-            JSON => EventData::Json(json()),
-            PROTOBUF => EventData::Protobuf(self.bytes.unwrap_or_default().to_vec()),
+            JSON => EventData::Json(Json::from_serializer(self.payload.to_vec())),
+            PROTOBUF => EventData::Protobuf(self.payload.to_vec()),
             other => return Err(fail(format!("its event_data_type is {other:?}, which this release does not know"))),
         };
         let event = NewEvent {

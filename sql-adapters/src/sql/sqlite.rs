@@ -23,7 +23,7 @@ use appending::{Appended, commit};
 use faults::fault;
 use memory::Memory;
 use opened::{Opened, require_store, resolve};
-use rows::{FEW, ROWS, ROWS_AHEAD, event, fitting, insert_statement, is_withheld, page_statement, select_statement, soon};
+use rows::{FEW, ROWS, ROWS_AHEAD, block_statement, event, fitting, insert_statement, rows_statement, select_statement, soon, take_block};
 
 use super::database::{Collected, Database, Failure, Found, Of, Page, behind, signed, unsigned};
 use super::decide::Row;
@@ -209,6 +209,14 @@ impl Sqlite {
         fault(&self.shown, error).error()
     }
 
+    /// What is said of a trouble where nothing was to be stored.
+    fn told(&self, trouble: Trouble) -> Error {
+        match trouble {
+            Trouble::Database(error) | Trouble::Commit(error) => self.error(&error),
+            Trouble::Store(error) => error,
+        }
+    }
+
     /// The writer's connection.
     async fn connection(&self) -> Result<PoolConnection<sqlx::Sqlite>, Failure> {
         let connection = self.writer.acquire().await.map_err(|error| fault(&self.shown, &error))?;
@@ -229,9 +237,10 @@ impl Sqlite {
 }
 
 impl Sqlite {
-    /// The rows of a page; among many it is full before the first row whose payload is large.
-    async fn rows(&self, page: &Page, among_many: bool) -> Result<Found> {
-        let mut query = sqlx::query(AssertSqlSafe(self.table.fill(&page_statement(page, among_many))));
+    /// The events of a page, each as a row or all as one.
+    async fn found(&self, page: &Page, as_block: bool) -> Result<Found, Trouble> {
+        let statement = self.table.fill(&if as_block { block_statement(page) } else { rows_statement(page) });
+        let mut query = sqlx::query(AssertSqlSafe(statement));
         if let Of::Stream { tenant, aggregate_id } = &page.of {
             query = query.bind(&**tenant).bind(&**aggregate_id);
         }
@@ -244,14 +253,12 @@ impl Sqlite {
         let mut connection = self.reader().await?;
         let mut rows = query.bind(signed(page.limit)).fetch(&mut *connection);
         let mut collected = Collected::new(page);
-        while let Some(row) = soon(&mut rows).await.map_err(|error| self.error(&error))? {
-            if is_withheld(&row).map_err(|error| self.error(&error))? {
-                return Ok(Found { full: true, ..collected.found() });
+        while let Some(row) = soon(&mut rows).await? {
+            if as_block {
+                take_block(&row, &mut collected)?;
+                break;
             }
-            let (event, head) = event(&row).map_err(|trouble| match trouble {
-                Trouble::Database(error) | Trouble::Commit(error) => self.error(&error),
-                Trouble::Store(error) => error,
-            })?;
+            let (event, head) = event(&row)?;
             if !collected.push(event, head) {
                 break;
             }
@@ -382,12 +389,14 @@ impl Database for Sqlite {
 
     async fn page(&self, page: &Page) -> Result<Found> {
         if page.limit > FEW {
-            let found = self.rows(page, true).await?;
-            if !(found.full && found.events.is_empty()) {
-                return Ok(found);
+            match self.found(page, true).await {
+                Ok(found) if found.full && found.events.is_empty() => {}
+                // Row by row it shows in which event somebody changed something by hand.
+                Err(Trouble::Database(sqlx::Error::Database(_))) => {}
+                found => return found.map_err(|trouble| self.told(trouble)),
             }
         }
-        self.rows(&Page { limit: page.limit.min(FEW), ..page.clone() }, false).await
+        self.found(&Page { limit: page.limit.min(FEW), ..page.clone() }, false).await.map_err(|trouble| self.told(trouble))
     }
 
     async fn close(&self) {

@@ -11,24 +11,24 @@ use std::time::{Duration, Instant};
 use eventuali::{Error, Event, EventData, Position, Tag, Timestamp};
 use futures_util::{TryStream, TryStreamExt};
 use serde::Deserialize;
+use sqlx::Row as _;
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
-use sqlx::{Row as _, ValueRef as _};
 use uuid::Uuid;
 
 use super::Trouble;
-use crate::sql::database::{Of, Page, signed, unsigned};
+use crate::sql::database::{Collected, Of, Page, signed, unsigned};
 use crate::sql::decide::Row;
-use crate::sql::row::{Columns, PROTOBUF, metadata_text, tags_text};
+use crate::sql::row::{Columns, JSON, PROTOBUF, metadata_text, tags_text};
 
 /// How many rows one statement inserts at most: few different numbers, so that the statements are prepared once.
 pub(super) const ROWS: [usize; 4] = [1, 4, 16, 64];
 
-/// How many rows SQLite's thread is ahead of the reader.
-pub(super) const ROWS_AHEAD: usize = 128;
-/// Larger payloads are withheld where many rows are asked for at once: they are read in pages of a few.
-const PAYLOAD_AMONG_MANY_BYTES: usize = 16 << 10;
+/// Events with larger payloads are read row by row, a few in a page.
+const PAYLOAD_IN_BLOCK_BYTES: usize = 16 << 10;
 pub(super) const FEW: u64 = 4;
+/// How many rows SQLite's thread is ahead of the reader.
+pub(super) const ROWS_AHEAD: usize = FEW as usize;
 
 /// How long the next row is waited for without sleeping.
 const AWAKE: Duration = Duration::from_micros(100);
@@ -125,7 +125,6 @@ impl Shared {
 /// What is said of an event beside its payload, as one value: to take a value of its own for each column costs more than the JSON.
 #[derive(Deserialize)]
 struct Facts<'r> {
-    head: Option<i64>,
     position: i64,
     #[serde(borrow)]
     id: Cow<'r, str>,
@@ -147,32 +146,45 @@ struct Facts<'r> {
     #[serde(borrow)]
     timestamp: Cow<'r, str>,
     timestamp_micros: Option<i64>,
+    payload_bytes: usize,
 }
 
 /// In the order of [`Facts`].
-const FACTS: &str = r#"json_array((SELECT head FROM "{table}_state" WHERE id = 1), global_position, id, tenant, aggregate_id, aggregate_type, event_type,
-                       event_version, aggregate_version, event_data_type, metadata, tags, timestamp, timestamp_micros)"#;
+const FACTS: &str = "json_array(global_position, id, tenant, aggregate_id, aggregate_type, event_type, event_version, aggregate_version, \
+                     event_data_type, metadata, tags, timestamp, timestamp_micros, octet_length(%payload))";
+const PAYLOAD: &str = "CASE event_data_type WHEN 'json' THEN ifnull(event_bytes, event_data) ELSE ifnull(event_bytes, '') END";
+const HEAD: &str = r#"(SELECT head FROM "{table}_state" WHERE id = 1)"#;
 
-/// A statement that gives events with all that is kept of them; what they are is to be added.
+/// A statement that gives events with all that is kept of them, each as a row; what they are is to be added.
 pub(super) fn select_statement() -> String {
-    format!(r#"SELECT {FACTS}, event_data, event_bytes FROM "{{table}}""#)
+    format!(r#"SELECT {HEAD}, {}, {PAYLOAD} FROM "{{table}}""#, facts())
 }
 
-/// Only where the payload is so small that many such rows may wait for their reader.
-fn select_among_many() -> String {
-    let size = "octet_length(event_data) + ifnull(octet_length(event_bytes), 0)";
-    let small = |column: &str| format!("CASE WHEN {size} <= {PAYLOAD_AMONG_MANY_BYTES} THEN {column} END");
-    format!(r#"SELECT {FACTS}, {}, {} FROM "{{table}}""#, small("event_data"), small("event_bytes"))
+fn facts() -> String {
+    FACTS.replace("%payload", PAYLOAD)
 }
 
-/// Whether a row lacks its payload because that is large.
-pub(super) fn is_withheld(row: &SqliteRow) -> sqlx::Result<bool> {
-    Ok(row.try_get_raw(1)?.is_null())
+/// A statement that gives a page of events, each as a row.
+pub(super) fn rows_statement(page: &Page) -> String {
+    format!("{} {}", select_statement(), condition(page))
 }
 
-pub(super) fn page_statement(page: &Page, among_many: bool) -> String {
+/// A statement that gives a page of events as one row: the facts of all of them, and their payloads, one behind the other. A row of
+/// its own for each event would be copied several times, and handed from thread to thread. In place of an event whose payload is so large that it must not wait for
+/// others there is `null`; nothing is read of it but its size.
+pub(super) fn block_statement(page: &Page) -> String {
+    let is_small = format!("octet_length(event_data) + ifnull(octet_length(event_bytes), 0) <= {PAYLOAD_IN_BLOCK_BYTES}");
+    format!(
+        r#"SELECT {HEAD}, group_concat(facts, ''), group_concat(payload, '') FROM
+           (SELECT iif({is_small}, {}, 'null') AS facts, iif({is_small}, {PAYLOAD}, NULL) AS payload FROM "{{table}}" {})"#,
+        facts(),
+        condition(page)
+    )
+}
+
+/// Which events a page has, in their order.
+fn condition(page: &Page) -> String {
     let order = if page.backwards { "DESC" } else { "ASC" };
-    let select = if among_many { select_among_many() } else { select_statement() };
     match &page.of {
         Of::All { event_types, aggregate_types, include_system } => {
             let types = |column: &str, names: &[String]| {
@@ -181,12 +193,12 @@ pub(super) fn page_statement(page: &Page, among_many: bool) -> String {
             let (events, aggregates) = (types("event_type", event_types), types("aggregate_type", aggregate_types));
             let system = if *include_system { "" } else { "AND event_type NOT GLOB '$*'" };
             format!(
-                "{select} WHERE global_position BETWEEN ? AND ? AND global_position <= ? {events} {aggregates} {system} \
+                "WHERE global_position BETWEEN ? AND ? AND global_position <= ? {events} {aggregates} {system} \
                  ORDER BY global_position {order} LIMIT ?"
             )
         }
         Of::Stream { .. } => format!(
-            "{select} WHERE tenant = ? AND aggregate_id = ? AND aggregate_version BETWEEN ? AND ? AND global_position <= ? \
+            "WHERE tenant = ? AND aggregate_id = ? AND aggregate_version BETWEEN ? AND ? AND global_position <= ? \
              ORDER BY aggregate_version {order} LIMIT ?"
         ),
     }
@@ -198,6 +210,36 @@ impl Facts<'_> {
         let position = Position(unsigned(self.position));
         Trouble::Store(Error::Deserialization { position, event_type: self.event_type.clone().into_owned(), reason: reason.to_string() })
     }
+
+    fn into_event(self, payload: &[u8]) -> Result<Event, Trouble> {
+        let timestamp = match self.timestamp_micros {
+            Some(micros) => micros,
+            None => self.timestamp.parse::<jiff::Timestamp>().map_err(|error| self.unreadable(&error))?.as_microsecond(),
+        };
+        let tags: Vec<Tag> = match &self.tags {
+            Some(tags) => serde_json::from_str(tags).map_err(|error| self.unreadable(&format_args!("its tags are no list of texts: {error}")))?,
+            None => Vec::new(),
+        };
+        if self.data_type == JSON {
+            std::str::from_utf8(payload).map_err(|error| self.unreadable(&error))?;
+        }
+        let columns = Columns {
+            position: self.position,
+            id: Uuid::parse_str(&self.id).map_err(|error| self.unreadable(&format_args!("its id is no UUID: {error}")))?,
+            tenant: &self.tenant,
+            aggregate_id: &self.aggregate_id,
+            aggregate_type: &self.aggregate_type,
+            event_type: &self.event_type,
+            schema_version: self.schema_version,
+            version: self.version,
+            data_type: &self.data_type,
+            payload,
+            metadata: &self.metadata,
+            tags,
+            timestamp,
+        };
+        Ok(columns.into_event()?)
+    }
 }
 
 /// Why a row's facts cannot be read.
@@ -208,36 +250,36 @@ fn not_facts(row: &[u8], error: &serde_json::Error) -> Trouble {
     }
 }
 
+fn head(row: &SqliteRow) -> sqlx::Result<u64> {
+    row.try_get::<Option<i64>, _>(0)?.map(unsigned).ok_or(sqlx::Error::RowNotFound)
+}
+
 /// The event of a row, and the last position of the store.
 pub(super) fn event(row: &SqliteRow) -> Result<(Event, u64), Trouble> {
-    let text: &[u8] = row.try_get_unchecked(0)?;
+    let text: &[u8] = row.try_get_unchecked(1)?;
     let facts: Facts<'_> = serde_json::from_slice(text).map_err(|error| not_facts(text, &error))?;
-    let timestamp = match facts.timestamp_micros {
-        Some(micros) => micros,
-        None => facts.timestamp.parse::<jiff::Timestamp>().map_err(|error| facts.unreadable(&error))?.as_microsecond(),
-    };
-    let tags: Vec<Tag> = match &facts.tags {
-        Some(tags) => serde_json::from_str(tags).map_err(|error| facts.unreadable(&format_args!("its tags are no list of texts: {error}")))?,
-        None => Vec::new(),
-    };
-    let columns = Columns {
-        position: facts.position,
-        id: Uuid::parse_str(&facts.id).map_err(|error| facts.unreadable(&format_args!("its id is no UUID: {error}")))?,
-        tenant: &facts.tenant,
-        aggregate_id: &facts.aggregate_id,
-        aggregate_type: &facts.aggregate_type,
-        event_type: &facts.event_type,
-        schema_version: facts.schema_version,
-        version: facts.version,
-        data: row.try_get(1).map_err(|error| facts.unreadable(&error))?,
-        data_type: &facts.data_type,
-        bytes: row.try_get(2)?,
-        metadata: &facts.metadata,
-        tags,
-        timestamp,
-    };
-    let head = facts.head.ok_or(sqlx::Error::RowNotFound)?;
-    Ok((columns.into_event()?, unsigned(head)))
+    Ok((facts.into_event(row.try_get_unchecked(2)?)?, head(row)?))
+}
+
+/// Takes in the events of a page that came as one row, up to the first one that must be read by itself, as one whose row cannot be read
+/// at all must be.
+pub(super) fn take_block(row: &SqliteRow, collected: &mut Collected) -> Result<(), Trouble> {
+    let facts: &[u8] = row.try_get_unchecked::<Option<_>, _>(1)?.unwrap_or_default();
+    let mut payloads: &[u8] = row.try_get_unchecked::<Option<_>, _>(2)?.unwrap_or_default();
+    for facts in serde_json::Deserializer::from_slice(facts).into_iter::<Option<Facts<'_>>>() {
+        let event = facts.ok().flatten().and_then(|facts| {
+            let payload = payloads.split_off(..facts.payload_bytes)?;
+            facts.into_event(payload).ok()
+        });
+        let Some(event) = event else {
+            collected.end_here();
+            break;
+        };
+        if !collected.push(event, head(row)?) {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// A moment as RFC 3339 text that sorts by time; what text has no year for is kept as a number beside it.
