@@ -17,6 +17,10 @@ pub(crate) const PAGE_EVENTS: u64 = 1024;
 pub(crate) const PAGE_BYTES: usize = 1 << 20;
 /// How many events the first page has: nothing is known of their size yet.
 pub(crate) const FIRST_PAGE_EVENTS: u64 = 256;
+/// A page of so few events has each of them, however large and however odd.
+pub(crate) const FEW: usize = 4;
+/// What an event takes beside its payload, about.
+const BESIDE_PAYLOAD_BYTES: u64 = 256;
 
 /// How many positions one statement looks through for the events that a filter wants.
 const WINDOW: u64 = 1 << 16;
@@ -50,8 +54,17 @@ pub(crate) trait Database: Send + Sync + 'static {
     /// What is known of a stream.
     fn stream(&self, tenant: &str, aggregate_id: &str) -> impl Future<Output = Result<Option<StreamInfo>>> + Send;
 
-    /// The next events of a query.
-    fn page(&self, page: &Page) -> impl Future<Output = Result<Found>> + Send;
+    /// A page as it comes from the database.
+    type Raw: Send + 'static;
+
+    /// The next events of a query. A page of more than [`FEW`] may lack events, and then ends before the first one that it lacks.
+    fn page(&self, page: &Page) -> impl Future<Output = Result<Self::Raw>> + Send;
+
+    /// What can be told of a page before its events are made of it; `None` if that is not certain, or if nothing is to be made.
+    fn outline(page: &Page, raw: &Self::Raw) -> Option<Outline>;
+
+    /// The events of a page.
+    fn found(&self, page: &Page, raw: Self::Raw) -> Result<Found>;
 
     /// Waits for what is under way, and gives every connection back.
     fn close(&self) -> impl Future<Output = ()> + Send;
@@ -64,6 +77,30 @@ pub(crate) struct Found {
     pub(crate) head: u64,
     /// Whether the page ended because it was full.
     pub(crate) full: bool,
+}
+
+/// What the next page depends on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Outline {
+    pub(crate) events: u64,
+    /// The size of all payloads together.
+    pub(crate) payload_bytes: usize,
+    /// Where the last event stands.
+    pub(crate) last: Option<u64>,
+    pub(crate) head: u64,
+    pub(crate) full: bool,
+}
+
+impl Found {
+    pub(crate) fn outline(&self, page: &Page) -> Outline {
+        Outline {
+            events: self.events.len() as u64,
+            payload_bytes: self.events.iter().map(|event| event.payload().len()).sum(),
+            last: self.events.last().map(|event| page.place(event)),
+            head: self.head,
+            full: self.full,
+        }
+    }
 }
 
 /// Collects a page until it is full.
@@ -132,7 +169,7 @@ impl Failure {
 }
 
 /// Which events come next.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Page {
     pub(crate) of: Of,
     /// Both ends included, in positions of the store or versions of the stream.
@@ -142,10 +179,12 @@ pub(crate) struct Page {
     pub(crate) head: u64,
     pub(crate) backwards: bool,
     pub(crate) limit: u64,
+    /// How many events are wanted from here on in all.
+    pub(crate) wanted: u64,
 }
 
 /// What a page is a page of.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Of {
     /// The store, filtered by types.
     All { event_types: Vec<String>, aggregate_types: Vec<String>, include_system: bool },
@@ -157,23 +196,23 @@ pub(crate) enum Of {
 const LARGEST: u64 = i64::MAX as u64;
 
 impl Page {
-    pub(crate) fn all(query: ReadAll) -> (Self, u64) {
+    pub(crate) fn all(query: ReadAll) -> Self {
         let of = Of::All { event_types: query.event_types, aggregate_types: query.aggregate_types, include_system: query.include_system };
         Self::new(of, query.after.map(|after| after.0), query.before.map(|before| before.0), query.backwards, query.limit)
     }
 
-    pub(crate) fn stream(query: ReadStream) -> (Self, u64) {
+    pub(crate) fn stream(query: ReadStream) -> Self {
         let of = Of::Stream { tenant: query.tenant, aggregate_id: query.aggregate_id };
         Self::new(of, query.after.map(|after| after.0), query.before.map(|before| before.0), query.backwards, query.limit)
     }
 
-    /// The first page, and how many events are wanted in all.
-    fn new(of: Of, after: Option<u64>, before: Option<u64>, backwards: bool, limit: Option<u64>) -> (Self, u64) {
+    /// The first page.
+    fn new(of: Of, after: Option<u64>, before: Option<u64>, backwards: bool, limit: Option<u64>) -> Self {
         let from = after.map_or(1, |after| after.saturating_add(1)).min(LARGEST);
         let to = before.map_or(LARGEST, |before| before.saturating_sub(1).min(LARGEST));
         // Behind the largest number there is nothing.
-        let limit = if after.is_some_and(|after| after >= LARGEST) { 0 } else { limit.unwrap_or(u64::MAX) };
-        (Self { of, from, to, head: LARGEST, backwards, limit: limit.min(FIRST_PAGE_EVENTS) }, limit)
+        let wanted = if after.is_some_and(|after| after >= LARGEST) { 0 } else { limit.unwrap_or(u64::MAX) };
+        Self { of, from, to, head: LARGEST, backwards, limit: wanted.min(FIRST_PAGE_EVENTS), wanted }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -206,8 +245,26 @@ impl Page {
         }
     }
 
+    /// The page behind this one, of which `window` was read.
+    pub(crate) fn behind(mut self, window: &Self, read: &Outline) -> Option<Self> {
+        match read.last {
+            Some(last) if read.full => {
+                self.end_at(read.head);
+                self.go_behind(last);
+            }
+            None if read.full => self.limit = self.limit.min(FEW as u64),
+            _ => self.go_behind(if self.backwards { window.from } else { window.to }),
+        }
+        if read.events > 0 {
+            self.wanted -= read.events;
+            let bytes = read.payload_bytes as u64 + read.events * BESIDE_PAYLOAD_BYTES;
+            self.limit = self.wanted.min((PAGE_BYTES as u64 * read.events / bytes).clamp(1, PAGE_EVENTS));
+        }
+        Some(self).filter(|page| !page.is_empty())
+    }
+
     /// Goes on behind a position or version, in the direction of reading.
-    pub(crate) fn go_behind(&mut self, place: u64) {
+    fn go_behind(&mut self, place: u64) {
         if self.backwards {
             self.to = place.saturating_sub(1);
         } else {

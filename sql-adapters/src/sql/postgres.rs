@@ -22,7 +22,7 @@ use connections::{Connections, not_a_url};
 use faults::{commit_fault, fault};
 use restore::COPIED;
 
-use super::database::{Collected, Database, Failure, Found, Of, Page, asked, own_epoch, signed, unsigned};
+use super::database::{Collected, Database, Failure, Found, Of, Outline, Page, asked, own_epoch, signed, unsigned};
 use super::decide::{Decided, Known, decide};
 use super::row::{Columns, JSON, PROTOBUF, metadata_text};
 use super::schema::{self, Migrated};
@@ -147,7 +147,7 @@ impl PostgresDatabase {
         let statements = Statements::new(&options.table);
         let database = Self { table: options.table.clone(), statements, connections, writer: Mutex::new(None), capabilities };
         // Tables that were made, but are gone or may not be read, are told now and not at the first append.
-        let nothing = Page { to: 0, ..Page::all(ReadAll::new()).0 };
+        let nothing = Page { to: 0, ..Page::all(ReadAll::new()) };
         database.page(&nothing).await?;
         database.head().await?;
         Ok(database)
@@ -374,6 +374,16 @@ impl Database for PostgresDatabase {
         }))
     }
 
+    type Raw = Found;
+
+    fn outline(_: &Page, _: &Found) -> Option<Outline> {
+        None
+    }
+
+    fn found(&self, _: &Page, found: Found) -> Result<Found> {
+        Ok(found)
+    }
+
     async fn page(&self, page: &Page) -> Result<Found> {
         let order = if page.backwards { "DESC" } else { "ASC" };
         let head = r#"(SELECT head FROM "{table}_state" WHERE id = 1)"#;
@@ -466,11 +476,9 @@ fn event(row: &PgRow) -> Result<Event, Trouble> {
         None => row.try_get(11)?,
     };
     let tags: Option<Vec<String>> = row.try_get(13)?;
-    let data_type = row.try_get(9)?;
     let payload = match row.try_get::<Option<&[u8]>, _>(10)? {
         Some(exact) => exact,
-        None if data_type == JSON => row.try_get::<&str, _>(8)?.as_bytes(),
-        None => &[],
+        None => row.try_get::<&str, _>(8)?.as_bytes(),
     };
     let columns = Columns {
         position: row.try_get(0)?,
@@ -481,7 +489,7 @@ fn event(row: &PgRow) -> Result<Event, Trouble> {
         event_type: row.try_get(5)?,
         schema_version: row.try_get(6)?,
         version: row.try_get(7)?,
-        data_type,
+        data_type: row.try_get(9)?,
         payload,
         metadata,
         tags: tags.unwrap_or_default().into_iter().map(Tag).collect(),

@@ -5,9 +5,11 @@ use std::task::{Context, Poll};
 
 use eventuali::{BatchSource, Error, Event, Result};
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
-use super::database::{Database, Found, PAGE_BYTES, PAGE_EVENTS, Page};
+use super::database::{Database, Page};
 use super::remote::{Answer, Remote, Within};
 
 /// Keeps appends behind the readers that were begun before them: a reader ends at the head of its beginning.
@@ -38,52 +40,46 @@ impl Gate {
 }
 
 /// Reads the events of a query.
-pub(crate) struct Reader<D> {
+pub(crate) struct Reader<D: Database> {
     database: Arc<Within<D>>,
-    begin: tokio::runtime::Handle,
+    begin: Handle,
     process: u32,
-    /// How many events are still wanted.
-    limit: u64,
-    next: Option<Answer<Step>>,
+    next: Option<Answer<Step<D>>>,
 }
 
 /// A page that was read, and what is left of the query behind it.
-struct Step {
+struct Step<D: Database> {
     events: Vec<Event>,
     rest: Option<Page>,
+    ahead: Option<Fetch<D>>,
 }
 
 impl<D: Database> Reader<D> {
     /// Begins with the first page at once: what is appended from now on is not seen.
-    pub(crate) fn new(database: Arc<Within<D>>, remote: &Remote, gate: &Gate, page: Page, limit: u64) -> Self {
-        let mut reader = Self { database, begin: remote.handle(), process: std::process::id(), limit, next: None };
-        reader.ask(page, Some(gate.enter()));
+    pub(crate) fn new(database: Arc<Within<D>>, remote: &Remote, gate: &Gate, page: Page) -> Self {
+        let mut reader = Self { database, begin: remote.handle(), process: std::process::id(), next: None };
+        if !page.is_empty() {
+            reader.ask(page, None, Some(gate.enter()));
+        }
         reader
     }
 
-    fn ask(&mut self, page: Page, through: Option<oneshot::Sender<()>>) {
-        if page.is_empty() {
-            return;
-        }
+    fn ask(&mut self, page: Page, ahead: Option<Fetch<D>>, through: Option<oneshot::Sender<()>>) {
         let database = Arc::clone(&self.database);
         let (sender, receiver) = oneshot::channel();
         self.begin.spawn(async move {
             // Nobody may read any more.
-            let _ = sender.send(read(&**database, page, through).await);
+            let _ = sender.send(read(&database, page, ahead, through).await);
         });
         self.next = Some(Answer::new(receiver));
     }
 
     /// Takes a page, and asks for the one behind it.
-    fn take(&mut self, answer: Result<Step>) -> Result<Vec<Event>> {
+    fn take(&mut self, answer: Result<Step<D>>) -> Result<Vec<Event>> {
         self.next = None;
-        let Step { events, rest } = answer?;
-        self.limit -= events.len() as u64;
-        if let Some(mut page) = rest {
-            let bytes: usize = events.iter().map(|event| event.payload().len() + 256).sum();
-            let fitting = (PAGE_BYTES * events.len() / bytes.max(1)) as u64;
-            page.limit = self.limit.min(fitting.clamp(1, PAGE_EVENTS));
-            self.ask(page, None);
+        let Step { events, rest, ahead } = answer?;
+        if let Some(page) = rest {
+            self.ask(page, ahead, None);
         }
         Ok(events)
     }
@@ -111,28 +107,48 @@ impl<D: Database> BatchSource for Reader<D> {
     }
 }
 
+/// A page that is on its way while the events of the one before it are made.
+struct Fetch<D: Database> {
+    page: Page,
+    raw: JoinHandle<Result<D::Raw>>,
+}
+
+impl<D: Database> Fetch<D> {
+    fn begin(database: &Arc<Within<D>>, page: Page) -> Self {
+        let (database, window) = (Arc::clone(database), page.window());
+        Self { page, raw: tokio::spawn(async move { database.page(&window).await }) }
+    }
+}
+
 /// Reads the next events of a query: none only if there are none. `through` is dropped as soon as it is known where the query ends,
 /// because appends wait for that.
-async fn read<D: Database>(database: &D, mut page: Page, mut through: Option<oneshot::Sender<()>>) -> Result<Step> {
+async fn read<D: Database>(
+    database: &Arc<Within<D>>,
+    mut page: Page,
+    mut ahead: Option<Fetch<D>>,
+    mut through: Option<oneshot::Sender<()>>,
+) -> Result<Step<D>> {
     if through.is_some() && page.is_filtered() {
         // To find a page of such events may take long.
         page.end_at(database.head().await?);
         through = None;
     }
-    while !page.is_empty() {
+    loop {
         let window = page.window();
-        let Found { events, head, full } = database.page(&window).await?;
+        let raw = match ahead.take() {
+            // It fails only where the store's runtime ends.
+            Some(fetch) => fetch.raw.await.unwrap_or(Err(Error::Closed))?,
+            None => database.page(&window).await?,
+        };
         drop(through.take());
-        match events.last() {
-            Some(last) if full => {
-                page.end_at(head);
-                page.go_behind(page.place(last));
-            }
-            _ => page.go_behind(if page.backwards { window.from } else { window.to }),
-        }
-        if !events.is_empty() {
-            return Ok(Step { events, rest: Some(page).filter(|page| !page.is_empty()) });
-        }
+        let guess = D::outline(&window, &raw).and_then(|outline| page.clone().behind(&window, &outline));
+        ahead = guess.map(|page| Fetch::begin(database, page));
+        let found = database.found(&window, raw)?;
+        let rest = page.behind(&window, &found.outline(&window));
+        ahead = ahead.filter(|fetch| rest.as_ref() == Some(&fetch.page));
+        page = match rest {
+            Some(rest) if found.events.is_empty() => rest,
+            rest => return Ok(Step { events: found.events, rest, ahead }),
+        };
     }
-    Ok(Step { events: Vec::new(), rest: None })
 }

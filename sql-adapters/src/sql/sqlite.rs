@@ -23,9 +23,9 @@ use appending::{Appended, commit};
 use faults::fault;
 use memory::Memory;
 use opened::{Opened, require_store, resolve};
-use rows::{FEW, ROWS, ROWS_AHEAD, block_statement, event, fitting, insert_statement, rows_statement, select_statement, soon, take_block};
+use rows::{ROWS, bind_page, block_statement, event, events, fitting, insert_statement, outline, rows_statement, select_statement, soon};
 
-use super::database::{Collected, Database, Failure, Found, Of, Page, behind, signed, unsigned};
+use super::database::{Collected, Database, FEW, Failure, Found, Outline, Page, behind, signed, unsigned};
 use super::decide::Row;
 use super::schema::{self, Migrated};
 use super::store::{SqlStore, sql_store};
@@ -164,7 +164,7 @@ impl Sqlite {
             Synchronous::Full => SqliteSynchronous::Full,
             Synchronous::Normal => SqliteSynchronous::Normal,
         };
-        let connect = connect.synchronous(synchronous).busy_timeout(options.lock_timeout).statement_cache_capacity(64).row_buffer_size(ROWS_AHEAD);
+        let connect = connect.synchronous(synchronous).busy_timeout(options.lock_timeout).statement_cache_capacity(64).row_buffer_size(FEW);
         let pool = |connections: u32| {
             let pool = SqlitePoolOptions::new().max_connections(connections).acquire_timeout(options.acquire_timeout);
             pool.test_before_acquire(false).idle_timeout(None).max_lifetime(None)
@@ -237,33 +237,26 @@ impl Sqlite {
 }
 
 impl Sqlite {
-    /// The events of a page, each as a row or all as one.
-    async fn found(&self, page: &Page, as_block: bool) -> Result<Found, Trouble> {
-        let statement = self.table.fill(&if as_block { block_statement(page) } else { rows_statement(page) });
-        let mut query = sqlx::query(AssertSqlSafe(statement));
-        if let Of::Stream { tenant, aggregate_id } = &page.of {
-            query = query.bind(&**tenant).bind(&**aggregate_id);
-        }
-        query = query.bind(signed(page.from)).bind(signed(page.to)).bind(signed(page.head));
-        if let Of::All { event_types, aggregate_types, .. } = &page.of {
-            for names in [event_types, aggregate_types].into_iter().filter(|names| !names.is_empty()) {
-                query = query.bind(as_json(names)?);
-            }
-        }
+    /// The rows of a page, in which nothing is left out.
+    async fn rows(&self, page: &Page) -> Result<Found> {
+        let statement = self.table.fill(&rows_statement(page));
         let mut connection = self.reader().await?;
-        let mut rows = query.bind(signed(page.limit)).fetch(&mut *connection);
+        let mut rows = bind_page(sqlx::query(AssertSqlSafe(statement)), page)?.fetch(&mut *connection);
         let mut collected = Collected::new(page);
-        while let Some(row) = soon(&mut rows).await? {
-            if as_block {
-                take_block(&row, &mut collected)?;
-                break;
-            }
-            let (event, head) = event(&row)?;
+        while let Some(row) = soon(&mut rows).await.map_err(|error| self.error(&error))? {
+            let (event, head) = event(&row).map_err(|trouble| self.told(trouble))?;
             if !collected.push(event, head) {
                 break;
             }
         }
         Ok(collected.found())
+    }
+
+    /// A page as one row.
+    async fn block(&self, page: &Page) -> Result<sqlx::Result<SqliteRow>> {
+        let statement = self.table.fill(&block_statement(page));
+        let mut connection = self.reader().await?;
+        Ok(bind_page(sqlx::query(AssertSqlSafe(statement)), page)?.fetch_one(&mut *connection).await)
     }
 
     async fn restore_within(&self, connection: &mut SqliteConnection, origin: Origin, events: &[Event]) -> Result<(), Trouble> {
@@ -313,6 +306,12 @@ impl From<Error> for Trouble {
     fn from(error: Error) -> Self {
         Self::Store(error)
     }
+}
+
+/// A page, as it comes from SQLite.
+pub(crate) enum Raw {
+    Block(SqliteRow),
+    Rows(Found),
 }
 
 impl Database for Sqlite {
@@ -387,16 +386,32 @@ impl Database for Sqlite {
         }))
     }
 
-    async fn page(&self, page: &Page) -> Result<Found> {
-        if page.limit > FEW {
-            match self.found(page, true).await {
-                Ok(found) if found.full && found.events.is_empty() => {}
+    type Raw = Raw;
+
+    async fn page(&self, page: &Page) -> Result<Raw> {
+        if page.limit > FEW as u64 {
+            match self.block(page).await? {
+                Ok(row) => return Ok(Raw::Block(row)),
                 // Row by row it shows in which event somebody changed something by hand.
-                Err(Trouble::Database(sqlx::Error::Database(_))) => {}
-                found => return found.map_err(|trouble| self.told(trouble)),
+                Err(sqlx::Error::Database(_)) => {}
+                Err(error) => return Err(self.error(&error)),
             }
         }
-        self.found(&Page { limit: page.limit.min(FEW), ..page.clone() }, false).await.map_err(|trouble| self.told(trouble))
+        self.rows(&Page { limit: page.limit.min(FEW as u64), ..page.clone() }).await.map(Raw::Rows)
+    }
+
+    fn outline(page: &Page, raw: &Raw) -> Option<Outline> {
+        match raw {
+            Raw::Block(row) => outline(row, page).ok().flatten(),
+            Raw::Rows(_) => None,
+        }
+    }
+
+    fn found(&self, page: &Page, raw: Raw) -> Result<Found> {
+        match raw {
+            Raw::Block(row) => events(&row, page).map_err(|trouble| self.told(trouble)),
+            Raw::Rows(found) => Ok(found),
+        }
     }
 
     async fn close(&self) {

@@ -88,10 +88,10 @@ impl<D: Database> SqlStore<D> {
         })
     }
 
-    fn read_page(&self, (page, limit): (Page, u64)) -> EventReader {
+    fn read_page(&self, page: Page) -> EventReader {
         match self.inner.usable() {
             Err(error) => EventReader::failed(error),
-            Ok(()) => EventReader::new(Reader::new(Arc::clone(&self.inner.database), &self.inner.remote, &self.inner.gate, page, limit)),
+            Ok(()) => EventReader::new(Reader::new(Arc::clone(&self.inner.database), &self.inner.remote, &self.inner.gate, page)),
         }
     }
 }

@@ -16,8 +16,8 @@ use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use uuid::Uuid;
 
-use super::Trouble;
-use crate::sql::database::{Collected, Of, Page, signed, unsigned};
+use super::{Trouble, as_json};
+use crate::sql::database::{Collected, Found, Of, Outline, PAGE_BYTES, Page, signed, unsigned};
 use crate::sql::decide::Row;
 use crate::sql::row::{Columns, JSON, PROTOBUF, metadata_text, tags_text};
 
@@ -26,9 +26,6 @@ pub(super) const ROWS: [usize; 4] = [1, 4, 16, 64];
 
 /// Events with larger payloads are read row by row, a few in a page.
 const PAYLOAD_IN_BLOCK_BYTES: usize = 16 << 10;
-pub(super) const FEW: u64 = 4;
-/// How many rows SQLite's thread is ahead of the reader.
-pub(super) const ROWS_AHEAD: usize = FEW as usize;
 
 /// How long the next row is waited for without sleeping.
 const AWAKE: Duration = Duration::from_micros(100);
@@ -151,17 +148,14 @@ struct Facts<'r> {
 
 /// In the order of [`Facts`].
 const FACTS: &str = "json_array(global_position, id, tenant, aggregate_id, aggregate_type, event_type, event_version, aggregate_version, \
-                     event_data_type, metadata, tags, timestamp, timestamp_micros, octet_length(%payload))";
-const PAYLOAD: &str = "CASE event_data_type WHEN 'json' THEN ifnull(event_bytes, event_data) ELSE ifnull(event_bytes, '') END";
+                     event_data_type, metadata, tags, timestamp, timestamp_micros, octet_length(ifnull(event_bytes, event_data)))";
+/// Bytes stand in a column of their own; in the other one there is `null` then.
+const PAYLOAD: &str = "ifnull(event_bytes, event_data)";
 const HEAD: &str = r#"(SELECT head FROM "{table}_state" WHERE id = 1)"#;
 
 /// A statement that gives events with all that is kept of them, each as a row; what they are is to be added.
 pub(super) fn select_statement() -> String {
-    format!(r#"SELECT {HEAD}, {}, {PAYLOAD} FROM "{{table}}""#, facts())
-}
-
-fn facts() -> String {
-    FACTS.replace("%payload", PAYLOAD)
+    format!(r#"SELECT {HEAD}, {FACTS}, {PAYLOAD} FROM "{{table}}""#)
 }
 
 /// A statement that gives a page of events, each as a row.
@@ -169,20 +163,36 @@ pub(super) fn rows_statement(page: &Page) -> String {
     format!("{} {}", select_statement(), condition(page))
 }
 
-/// A statement that gives a page of events as one row: the facts of all of them, and their payloads, one behind the other. A row of
-/// its own for each event would be copied several times, and handed from thread to thread. In place of an event whose payload is so large that it must not wait for
-/// others there is `null`; nothing is read of it but its size.
+/// A statement that gives a page of events as one row: the facts of all of them, and their payloads, one behind the other. A row of its
+/// own for each event would be copied several times, and handed from thread to thread. In place of an event whose payload is so large
+/// that it must not wait for others there is `null`; nothing is read of it but its size.
 pub(super) fn block_statement(page: &Page) -> String {
-    let is_small = format!("octet_length(event_data) + ifnull(octet_length(event_bytes), 0) <= {PAYLOAD_IN_BLOCK_BYTES}");
+    let is_small = format!("octet_length({PAYLOAD}) <= {PAYLOAD_IN_BLOCK_BYTES}");
+    let last = if page.backwards { "min" } else { "max" };
+    let place = if matches!(page.of, Of::All { .. }) { "global_position" } else { "aggregate_version" };
     format!(
-        r#"SELECT {HEAD}, group_concat(facts, ''), group_concat(payload, '') FROM
-           (SELECT iif({is_small}, {}, 'null') AS facts, iif({is_small}, {PAYLOAD}, NULL) AS payload FROM "{{table}}" {})"#,
-        facts(),
+        r#"SELECT {HEAD}, group_concat(facts, ''), group_concat(payload, ''), count(*), {last}(place), min(is_small) FROM
+           (SELECT {place} AS place, {is_small} AS is_small, iif({is_small}, {FACTS}, 'null') AS facts, iif({is_small}, {PAYLOAD}, NULL) AS payload
+            FROM "{{table}}" {})"#,
         condition(page)
     )
 }
 
-/// Which events a page has, in their order.
+/// Binds what the condition of a page asks for.
+pub(super) fn bind_page<'q>(mut query: Bound<'q>, page: &'q Page) -> Result<Bound<'q>, Error> {
+    if let Of::Stream { tenant, aggregate_id } = &page.of {
+        query = query.bind(&**tenant).bind(&**aggregate_id);
+    }
+    query = query.bind(signed(page.from)).bind(signed(page.to)).bind(signed(page.head));
+    if let Of::All { event_types, aggregate_types, .. } = &page.of {
+        for names in [event_types, aggregate_types].into_iter().filter(|names| !names.is_empty()) {
+            query = query.bind(as_json(names)?);
+        }
+    }
+    Ok(query.bind(signed(page.limit)))
+}
+
+/// Which events a page has, in their order. A limit that is a value alone would make SQLite prepare the statement again each time.
 fn condition(page: &Page) -> String {
     let order = if page.backwards { "DESC" } else { "ASC" };
     match &page.of {
@@ -194,12 +204,12 @@ fn condition(page: &Page) -> String {
             let system = if *include_system { "" } else { "AND event_type NOT GLOB '$*'" };
             format!(
                 "WHERE global_position BETWEEN ? AND ? AND global_position <= ? {events} {aggregates} {system} \
-                 ORDER BY global_position {order} LIMIT ?"
+                 ORDER BY global_position {order} LIMIT ? + 0"
             )
         }
         Of::Stream { .. } => format!(
             "WHERE tenant = ? AND aggregate_id = ? AND aggregate_version BETWEEN ? AND ? AND global_position <= ? \
-             ORDER BY aggregate_version {order} LIMIT ?"
+             ORDER BY aggregate_version {order} LIMIT ? + 0"
         ),
     }
 }
@@ -261,11 +271,23 @@ pub(super) fn event(row: &SqliteRow) -> Result<(Event, u64), Trouble> {
     Ok((facts.into_event(row.try_get_unchecked(2)?)?, head(row)?))
 }
 
-/// Takes in the events of a page that came as one row, up to the first one that must be read by itself, as one whose row cannot be read
-/// at all must be.
-pub(super) fn take_block(row: &SqliteRow, collected: &mut Collected) -> Result<(), Trouble> {
+/// What can be told of a page that came as one row, if nothing is left out of it.
+pub(super) fn outline(row: &SqliteRow, page: &Page) -> sqlx::Result<Option<Outline>> {
+    let (events, last, is_whole): (i64, Option<i64>, Option<bool>) = (row.try_get(3)?, row.try_get(4)?, row.try_get(5)?);
+    let (payload_bytes, events) = (payloads(row)?.len(), unsigned(events));
+    let outline = Outline { events, payload_bytes, last: last.map(unsigned), head: head(row)?, full: events >= page.limit };
+    Ok(Some(outline).filter(|_| is_whole == Some(true) && payload_bytes < PAGE_BYTES))
+}
+
+fn payloads(row: &SqliteRow) -> sqlx::Result<&[u8]> {
+    Ok(row.try_get_unchecked::<Option<_>, _>(2)?.unwrap_or_default())
+}
+
+/// The events of a page that came as one row, up to the first one that must be read by itself, as one must be whose row cannot be read.
+pub(super) fn events(row: &SqliteRow, page: &Page) -> Result<Found, Trouble> {
     let facts: &[u8] = row.try_get_unchecked::<Option<_>, _>(1)?.unwrap_or_default();
-    let mut payloads: &[u8] = row.try_get_unchecked::<Option<_>, _>(2)?.unwrap_or_default();
+    let mut payloads = payloads(row)?;
+    let mut collected = Collected::new(page);
     for facts in serde_json::Deserializer::from_slice(facts).into_iter::<Option<Facts<'_>>>() {
         let event = facts.ok().flatten().and_then(|facts| {
             let payload = payloads.split_off(..facts.payload_bytes)?;
@@ -279,7 +301,7 @@ pub(super) fn take_block(row: &SqliteRow, collected: &mut Collected) -> Result<(
             break;
         }
     }
-    Ok(())
+    Ok(collected.found())
 }
 
 /// A moment as RFC 3339 text that sorts by time; what text has no year for is kept as a number beside it.

@@ -98,8 +98,9 @@ impl Stores {
     }
 
     fn everything(&self) -> Vec<Event> {
-        let (page, _) = Page::all(ReadAll::new());
-        self.runtime.block_on(self.other.page(&page)).expect("it can be read").events
+        let page = Page::all(ReadAll::new());
+        let raw = self.runtime.block_on(self.other.page(&page)).expect("it can be read");
+        self.other.found(&page, raw).expect("events can be made of it").events
     }
 
     /// The next append is refused to memory, answered by the database, and then known again.
