@@ -109,6 +109,13 @@ pub fn comparable_json(bytes: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
+/// Appends what [`comparable_json`] gives.
+pub(crate) fn append_comparable_json(bytes: &[u8], out: &mut Vec<u8>) {
+    if canonical(bytes, out).is_err() {
+        out.extend_from_slice(bytes);
+    }
+}
+
 /// An offset into a text, its keys or its canonical form, at half the size.
 fn offset(bytes: usize) -> u32 {
     u32::try_from(bytes).expect("texts have at most 64 MiB, and their canonical forms less than twice that")

@@ -117,12 +117,13 @@ impl Visitor for Writer<'_> {
 }
 
 fn write_string(text: &str, out: &mut Vec<u8>) {
+    let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
     out.push(b'"');
     let mut plain = 0;
-    for (index, byte) in text.bytes().enumerate() {
-        if byte >= b' ' && byte != b'"' && byte != b'\\' {
-            continue;
-        }
+    // Most strings have nothing to escape, and to look at all of them at once is faster.
+    let is_all_plain = text.bytes().fold(true, |all, byte| all & is_plain(byte));
+    let escaped = if is_all_plain { "" } else { text };
+    for (index, byte) in escaped.bytes().enumerate().filter(|(_, byte)| !is_plain(*byte)) {
         out.extend_from_slice(&text.as_bytes()[plain..index]);
         plain = index + 1;
         match byte {

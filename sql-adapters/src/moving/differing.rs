@@ -3,7 +3,7 @@
 use eventuali::{DataFormat, Event, Position, Result};
 use uuid::Uuid;
 
-use crate::json::comparable_json;
+use crate::json::{append_comparable_json, comparable_json};
 
 /// The first event in which two stores differ.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,10 +77,7 @@ pub(super) fn differing(one: &Event, other: &Event) -> Result<Vec<&'static str>>
 
 /// Appends an event to what is digested: every part, each with its length before it.
 pub(super) fn digested(event: &Event, out: &mut Vec<u8>) -> Result<()> {
-    let mut part = |bytes: &[u8]| {
-        out.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
-        out.extend_from_slice(bytes);
-    };
+    let mut part = |bytes: &[u8]| add(out, |out| out.extend_from_slice(bytes));
     part(&event.position().0.to_le_bytes());
     part(&event.version().0.to_le_bytes());
     part(&event.timestamp().0.to_le_bytes());
@@ -92,7 +89,7 @@ pub(super) fn digested(event: &Event, out: &mut Vec<u8>) -> Result<()> {
     match event.format() {
         DataFormat::Json => {
             part(b"json");
-            part(&comparable_json(event.payload()));
+            add(out, |out| append_comparable_json(event.payload(), out));
         }
         DataFormat::Protobuf => {
             part(b"protobuf");
@@ -100,6 +97,7 @@ pub(super) fn digested(event: &Event, out: &mut Vec<u8>) -> Result<()> {
         }
     }
     if event.has_extras() {
+        let mut part = |bytes: &[u8]| add(out, |out| out.extend_from_slice(bytes));
         let metadata = event.metadata()?;
         for value in [&metadata.causation_id, &metadata.correlation_id, &metadata.user_id] {
             part(if value.is_some() { b"1" } else { b"0" });
@@ -117,4 +115,13 @@ pub(super) fn digested(event: &Event, out: &mut Vec<u8>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Appends a part with its length before it.
+fn add(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend_from_slice(&[0; 8]);
+    write(out);
+    let length = (out.len() - start - 8) as u64;
+    out[start..start + 8].copy_from_slice(&length.to_le_bytes());
 }

@@ -11,12 +11,12 @@ use uuid::Uuid;
 use super::decide::Key;
 use crate::moving::{Origin, Standing};
 
-/// What a page has at most: the next one is asked for when it was delivered.
-pub(crate) const PAGE_EVENTS: u64 = 1024;
+/// How many events the first pages have: small ones are on their way together with what is done with them.
+pub(crate) const PAGE_EVENTS: u64 = 256;
+/// What a page has at most, when many were read: each costs the database a statement.
+pub(crate) const PAGE_EVENTS_MAX: u64 = 2048;
 /// A page ends early when its payloads have this size together.
 pub(crate) const PAGE_BYTES: usize = 1 << 20;
-/// How many events the first page has: nothing is known of their size yet.
-pub(crate) const FIRST_PAGE_EVENTS: u64 = 256;
 /// A page of so few events has each of them, however large and however odd.
 pub(crate) const FEW: usize = 4;
 /// What an event takes beside its payload, about.
@@ -124,6 +124,11 @@ impl Collected {
         !self.found.full
     }
 
+    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "in SQLite each value has a type of its own"))]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.found.events.is_empty()
+    }
+
     /// Says that there is more, which another page must have.
     #[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "only SQLite gives pages that lack events with large payloads"))]
     pub(crate) fn end_here(&mut self) {
@@ -181,6 +186,8 @@ pub(crate) struct Page {
     pub(crate) limit: u64,
     /// How many events are wanted from here on in all.
     pub(crate) wanted: u64,
+    /// How many there were before.
+    pub(crate) read: u64,
 }
 
 /// What a page is a page of.
@@ -212,7 +219,7 @@ impl Page {
         let to = before.map_or(LARGEST, |before| before.saturating_sub(1).min(LARGEST));
         // Behind the largest number there is nothing.
         let wanted = if after.is_some_and(|after| after >= LARGEST) { 0 } else { limit.unwrap_or(u64::MAX) };
-        Self { of, from, to, head: LARGEST, backwards, limit: wanted.min(FIRST_PAGE_EVENTS), wanted }
+        Self { of, from, to, head: LARGEST, backwards, limit: wanted.min(PAGE_EVENTS), wanted, read: 0 }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -257,8 +264,10 @@ impl Page {
         }
         if read.events > 0 {
             self.wanted -= read.events;
+            self.read += read.events;
             let bytes = read.payload_bytes as u64 + read.events * BESIDE_PAYLOAD_BYTES;
-            self.limit = self.wanted.min((PAGE_BYTES as u64 * read.events / bytes).clamp(1, PAGE_EVENTS));
+            let most = (self.read / 2).clamp(PAGE_EVENTS, PAGE_EVENTS_MAX);
+            self.limit = self.wanted.min((PAGE_BYTES as u64 * read.events / bytes).clamp(1, most));
         }
         Some(self).filter(|page| !page.is_empty())
     }

@@ -14,7 +14,7 @@ use eventuali::{
 use futures_util::TryStreamExt;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgRow};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Row as _};
+use sqlx::{AssertSqlSafe, Connection, Decode, PgConnection, Postgres, Row as _, Type};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
@@ -183,7 +183,7 @@ impl PostgresDatabase {
         if !ids.is_empty() {
             let rows = sqlx::query(AssertSqlSafe(&*self.statements.events)).bind(ids).fetch_all(&mut *connection).await?;
             for row in &rows {
-                let event = event(row)?;
+                let event = event(row, Check::Types)?;
                 known.events.insert(event.id(), event);
             }
         }
@@ -430,9 +430,10 @@ impl Database for PostgresDatabase {
         let mut rows = query.fetch(&mut *connection);
         let mut collected = Collected::new(page);
         while let Some(row) = rows.try_next().await.map_err(|error| self.error(&error))? {
-            let head: Option<i64> = row.try_get(HEAD).map_err(|error| self.error(&error))?;
+            let check = if collected.is_empty() { Check::Types } else { Check::Values };
+            let head: Option<i64> = get(&row, HEAD, check).map_err(|error| self.error(&error))?;
             let head = head.ok_or(sqlx::Error::RowNotFound).map_err(|error| self.error(&error))?;
-            let event = event(&row).map_err(|trouble| match trouble {
+            let event = event(&row, check).map_err(|trouble| match trouble {
                 Trouble::Database(error) => self.error(&error),
                 Trouble::Store(error) => error,
             })?;
@@ -469,27 +470,38 @@ async fn durability(connection: &mut PgConnection) -> sqlx::Result<Durability> {
     })
 }
 
-fn event(row: &PgRow) -> Result<Event, Trouble> {
-    let (Micros(moment), micros): (Micros, Option<i64>) = (row.try_get(14)?, row.try_get(15)?);
-    let metadata = match row.try_get::<Option<&[u8]>, _>(12)? {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Check {
+    Types,
+    Values,
+}
+
+fn get<'r, T: Decode<'r, Postgres> + Type<Postgres>>(row: &'r PgRow, column: usize, check: Check) -> sqlx::Result<T> {
+    if check == Check::Types { row.try_get(column) } else { row.try_get_unchecked(column) }
+}
+
+/// The event of a row. That the columns have their types need be checked only in the first one of an answer.
+fn event(row: &PgRow, check: Check) -> Result<Event, Trouble> {
+    let (Micros(moment), micros): (Micros, Option<i64>) = (get(row, 14, check)?, get(row, 15, check)?);
+    let metadata = match get::<Option<&[u8]>>(row, 12, check)? {
         Some(exact) => std::str::from_utf8(exact).map_err(|error| sqlx::Error::Decode(error.into()))?,
-        None => row.try_get(11)?,
+        None => get(row, 11, check)?,
     };
-    let tags: Option<Vec<String>> = row.try_get(13)?;
-    let payload = match row.try_get::<Option<&[u8]>, _>(10)? {
+    let tags: Option<Vec<String>> = get(row, 13, check)?;
+    let payload = match get::<Option<&[u8]>>(row, 10, check)? {
         Some(exact) => exact,
-        None => row.try_get::<&str, _>(8)?.as_bytes(),
+        None => get::<&str>(row, 8, check)?.as_bytes(),
     };
     let columns = Columns {
-        position: row.try_get(0)?,
-        id: row.try_get(1)?,
-        tenant: row.try_get(2)?,
-        aggregate_id: row.try_get(3)?,
-        aggregate_type: row.try_get(4)?,
-        event_type: row.try_get(5)?,
-        schema_version: row.try_get(6)?,
-        version: row.try_get(7)?,
-        data_type: row.try_get(9)?,
+        position: get(row, 0, check)?,
+        id: get(row, 1, check)?,
+        tenant: get(row, 2, check)?,
+        aggregate_id: get(row, 3, check)?,
+        aggregate_type: get(row, 4, check)?,
+        event_type: get(row, 5, check)?,
+        schema_version: get(row, 6, check)?,
+        version: get(row, 7, check)?,
+        data_type: get(row, 9, check)?,
         payload,
         metadata,
         tags: tags.unwrap_or_default().into_iter().map(Tag).collect(),
