@@ -168,12 +168,9 @@ pub(super) fn rows_statement(page: &Page) -> String {
 /// that it must not wait for others there is `null`; nothing is read of it but its size.
 pub(super) fn block_statement(page: &Page) -> String {
     let is_small = format!("octet_length({PAYLOAD}) <= {PAYLOAD_IN_BLOCK_BYTES}");
-    let last = if page.backwards { "min" } else { "max" };
-    let place = if matches!(page.of, Of::All { .. }) { "global_position" } else { "aggregate_version" };
     format!(
-        r#"SELECT {HEAD}, group_concat(facts, ''), group_concat(payload, ''), count(*), {last}(place), min(is_small) FROM
-           (SELECT {place} AS place, {is_small} AS is_small, iif({is_small}, {FACTS}, 'null') AS facts, iif({is_small}, {PAYLOAD}, NULL) AS payload
-            FROM "{{table}}" {})"#,
+        r#"SELECT {HEAD}, group_concat(facts, char(10)), group_concat(payload, ''), count(*), count(payload) FROM
+           (SELECT iif({is_small}, {FACTS}, 'null') AS facts, iif({is_small}, {PAYLOAD}, NULL) AS payload FROM "{{table}}" {})"#,
         condition(page)
     )
 }
@@ -273,10 +270,21 @@ pub(super) fn event(row: &SqliteRow) -> Result<(Event, u64), Trouble> {
 
 /// What can be told of a page that came as one row, if nothing is left out of it.
 pub(super) fn outline(row: &SqliteRow, page: &Page) -> sqlx::Result<Option<Outline>> {
-    let (events, last, is_whole): (i64, Option<i64>, Option<bool>) = (row.try_get(3)?, row.try_get(4)?, row.try_get(5)?);
-    let (payload_bytes, events) = (payloads(row)?.len(), unsigned(events));
-    let outline = Outline { events, payload_bytes, last: last.map(unsigned), head: head(row)?, full: events >= page.limit };
-    Ok(Some(outline).filter(|_| is_whole == Some(true) && payload_bytes < PAGE_BYTES))
+    let (events, whole): (i64, i64) = (row.try_get(3)?, row.try_get(4)?);
+    let payload_bytes = payloads(row)?.len();
+    if whole < events || payload_bytes >= PAGE_BYTES {
+        return Ok(None);
+    }
+    // A line of JSON has no line within.
+    let last = facts(row)?.rsplit(|byte| *byte == b'\n').next().filter(|last| !last.is_empty());
+    let last = last.map(serde_json::from_slice::<Facts<'_>>).transpose().map_err(|error| sqlx::Error::Decode(error.into()))?;
+    let place = |facts: Facts<'_>| if matches!(page.of, Of::All { .. }) { facts.position } else { facts.version };
+    let (events, last) = (unsigned(events), last.map(|facts| unsigned(place(facts))));
+    Ok(Some(Outline { events, payload_bytes, last, head: head(row)?, full: events >= page.limit }))
+}
+
+fn facts(row: &SqliteRow) -> sqlx::Result<&[u8]> {
+    Ok(row.try_get_unchecked::<Option<_>, _>(1)?.unwrap_or_default())
 }
 
 fn payloads(row: &SqliteRow) -> sqlx::Result<&[u8]> {
@@ -285,10 +293,9 @@ fn payloads(row: &SqliteRow) -> sqlx::Result<&[u8]> {
 
 /// The events of a page that came as one row, up to the first one that must be read by itself, as one must be whose row cannot be read.
 pub(super) fn events(row: &SqliteRow, page: &Page) -> Result<Found, Trouble> {
-    let facts: &[u8] = row.try_get_unchecked::<Option<_>, _>(1)?.unwrap_or_default();
     let mut payloads = payloads(row)?;
     let mut collected = Collected::new(page);
-    for facts in serde_json::Deserializer::from_slice(facts).into_iter::<Option<Facts<'_>>>() {
+    for facts in serde_json::Deserializer::from_slice(facts(row)?).into_iter::<Option<Facts<'_>>>() {
         let event = facts.ok().flatten().and_then(|facts| {
             let payload = payloads.split_off(..facts.payload_bytes)?;
             facts.into_event(payload).ok()
