@@ -142,6 +142,23 @@ fn a_target_with_other_events_is_refused_before_anything_is_written() {
 }
 
 #[test]
+fn a_store_is_not_moved_to_itself() {
+    let kinds = Kinds::new();
+    for of in KINDS {
+        let store = kinds.open(of, of);
+        fill(store.as_dyn(), 1);
+        let mut targets = vec![store.clone()];
+        if ["directory", "sqlite"].contains(&of) {
+            targets.push(kinds.open(of, of));
+        }
+        for target in targets {
+            let refused = export(store.as_dyn(), &target, on);
+            assert!(matches!(&refused, Err(Error::Configuration { message }) if message.contains("same store")), "{of}: {refused:?}");
+        }
+    }
+}
+
+#[test]
 fn a_stopped_export_goes_on_where_it_was() {
     let kinds = Kinds::new();
     let source = LogStore::memory().expect("a store");

@@ -69,7 +69,7 @@ async def export(source: AnyStore, target: AnyStore, *, progress: AwaitableRepor
         progress: told after every transaction how far it is; `False` stops it.
 
     Raises:
-        ConfigurationError: there is no store where `source` says. None was made.
+        ConfigurationError: there is no store where `source` says, and none was made; or both are the same store.
         DivergedError: the target holds events that are not the source's. Nothing was written.
         StoreUnavailableError: one of the stores was not available for 30 s.
     """

@@ -39,7 +39,8 @@ pub struct Moved {
 ///
 /// # Errors
 /// [`Diverged`](Error::Diverged) if the target holds events that are not the source's; then nothing was written. Those of reading
-/// and of appending; a store that is not available is tried again for 30 s. [`Unsupported`](Error::Unsupported) if the source has
+/// and of appending; a store that is not available is tried again for 30 s. [`Configuration`](Error::Configuration) if both are the
+/// same store, or one is a backup of the other. [`Unsupported`](Error::Unsupported) if the source has
 /// lost an event, or if aggregates of it were deleted or limited: positions have no gap. Then nothing was written.
 ///
 /// ```
@@ -117,6 +118,9 @@ fn pass(source: &mut dyn Source, target: &Store, run: &mut Run, progress: &mut d
         }
         Some((_, position)) if position != head => return Err(diverged(position + 1, "it has events of its own from there on".to_owned())),
         _ => {}
+    }
+    if known.is_none() && source.is_a_store() && target.as_dyn().identity().wait()?.store_id == origin.store_id {
+        return Err(Error::configuration("the source and the target are the same store, or one is a backup of the other: name two stores"));
     }
     // A source that was opened again may not know yet how much of it is durable: that is no difference.
     if last_position.is_some_and(|last| last < head)

@@ -52,7 +52,7 @@ impl Mirror {
     /// Begins to follow `source`.
     ///
     /// # Errors
-    /// [`Diverged`](Error::Diverged) if the target holds events that are not the source's, and those of the first reading and storing.
+    /// Those of [`export`](super::export()).
     pub fn start(source: Arc<dyn EventStore>, target: Store) -> Result<Self> {
         let shared = Arc::new(Shared::default());
         // What is there already is moved by the thread: the target is only looked at here.

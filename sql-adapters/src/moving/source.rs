@@ -21,6 +21,11 @@ pub(super) trait Source {
         Ok(None)
     }
 
+    /// Whether the events are read from that store itself, so that it cannot be their target.
+    fn is_a_store(&self) -> bool {
+        false
+    }
+
     /// Whether it can be read again from any position; if not, what was read and not stored is gone.
     fn reads_again(&self) -> bool {
         true
@@ -49,6 +54,10 @@ impl<'a> StoreSource<'a> {
 }
 
 impl Source for StoreSource<'_> {
+    fn is_a_store(&self) -> bool {
+        true
+    }
+
     fn identity(&self) -> Result<StoreIdentity> {
         self.store.identity().wait()
     }
