@@ -33,7 +33,7 @@ pub enum Error {
         deleted: bool,
     },
     /// The aggregate was asked for but has no events: it never had any, or was deleted.
-    #[error("aggregate {aggregate_id:?} has no events in this store; create it first, or check the id")]
+    #[error("aggregate {aggregate_id:?} has no events in this store: it never had any, or was deleted; create it first, or check the id")]
     AggregateNotFound {
         /// The aggregate that was asked for.
         aggregate_id: String,

@@ -385,7 +385,7 @@ async def test_a_store_that_is_named_is_compressed(long: Path, tmp_path: Path) -
 def test_the_command_line_compresses_a_store_that_nobody_has_open(long: Path, tmp_path: Path) -> None:
     done = command("compress", str(long))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("compressed 1 segments: ")
+    assert done.stdout.startswith("compressed 1 segment: ")
     assert command("compress", str(tmp_path / "nothing")).returncode == 2
 
 

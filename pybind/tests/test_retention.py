@@ -167,7 +167,7 @@ def test_the_command_line_scavenges_a_store_that_nobody_has_open(store: EventSto
     store.close()
     done = command("scavenge", path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("took out 5 events of 1 segments: ")
+    assert done.stdout.startswith("took out 5 events of 1 segment: ")
     assert command("scavenge", path).stdout.startswith("took out 0 events")
     assert command("scavenge", str(tmp_path / "nothing")).returncode == 2
 

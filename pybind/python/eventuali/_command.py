@@ -195,7 +195,7 @@ def _export(options: argparse.Namespace, screen: "Screen") -> int:
         moved = export(source, target, progress=screen.progress("export"))
         screen.end()
         print(
-            f"moved {moved.events:,} events to {_place(target)}{_speed(moved.events, begun)}; position {moved.position:,}"
+            f"moved {_many(moved.events, 'event')} to {_place(target)}{_speed(moved.events, begun)}; position {moved.position:,}"
         )
         return 0 if options.no_verify else _told(verify(source, target, progress=screen.progress("verify")), screen)
 
@@ -208,7 +208,7 @@ def _verify(options: argparse.Namespace, screen: "Screen") -> int:
 def _told(found: Verified, screen: "Screen") -> int:
     screen.end()
     if found.equal:
-        print(f"verified {found.events:,} events: equal, digest {found.digest}")
+        print(f"verified {_many(found.events, 'event')}: equal, digest {found.digest}")
         return 0
     screen.say(f"eventuali: the stores differ: {found.difference or 'they changed while they were compared'}")
     return _DIFFERENT
@@ -226,7 +226,9 @@ def _mirror(options: argparse.Namespace, screen: "Screen") -> int:
             if status is None or (now.position, str(now.waiting)) != (status.position, str(status.waiting)):
                 status = now
                 waiting = f", waiting: {now.waiting}" if now.waiting else ""
-                screen.show(f"mirror: position {now.position:,}, {now.events:,} events moved{waiting}", at_once=True)
+                screen.show(
+                    f"mirror: position {now.position:,}, {_many(now.events, 'event')} moved{waiting}", at_once=True
+                )
             if not now.running:
                 break
             time.sleep(_REFRESH_S)
@@ -239,7 +241,7 @@ def _export_lines(options: argparse.Namespace, screen: "Screen") -> int:
         begun = time.monotonic()
         file = sys.stdout.buffer if options.file == "-" else options.file
         moved = export_json_lines(source, file, progress=screen.progress("export"))
-        screen.say(f"wrote {moved.events:,} events{_speed(moved.events, begun)}")
+        screen.say(f"wrote {_many(moved.events, 'event')}{_speed(moved.events, begun)}")
         return 0
 
 
@@ -268,8 +270,8 @@ def _backup(options: argparse.Namespace, screen: "Screen") -> int:
     copied = maintenance.backup(options.path, options.target, progress=screen.progress("backup"))
     screen.end()
     print(
-        f"copied {copied.events:,} events to {options.target}{_speed(copied.events, begun)}: "
-        f"{copied.segments:,} segments, {copied.bytes:,} bytes; position {copied.position:,}, digest {copied.digest}"
+        f"copied {_many(copied.events, 'event')} to {options.target}{_speed(copied.events, begun)}: "
+        f"{_many(copied.segments, 'segment')}, {_many(copied.bytes, 'byte')}; position {copied.position:,}, digest {copied.digest}"
     )
     return 0
 
@@ -278,8 +280,8 @@ def _fork(options: argparse.Namespace, screen: "Screen") -> int:
     forked = maintenance.fork(options.source, options.target, at=options.at)
     screen.end()
     print(
-        f"forked {options.target} at position {forked.position:,}: shares {forked.shared_segments:,} segments, "
-        f"{forked.copied_segments:,} copied ({forked.copied_bytes:,} bytes); store id {forked.store_id}"
+        f"forked {options.target} at position {forked.position:,}: shares {_many(forked.shared_segments, 'segment')}, "
+        f"{forked.copied_segments:,} copied ({_many(forked.copied_bytes, 'byte')}); store id {forked.store_id}"
     )
     return 0
 
@@ -288,7 +290,7 @@ def _compress(options: argparse.Namespace, screen: "Screen") -> int:
     done = maintenance.compress(options.path)
     screen.end()
     print(
-        f"compressed {done.segments:,} segments: {done.bytes_before:,} bytes before, {done.bytes_after:,} now; "
+        f"compressed {_many(done.segments, 'segment')}: {_many(done.bytes_before, 'byte')} before, {done.bytes_after:,} now; "
         f"{done.left:,} left as they are"
     )
     return 0
@@ -298,8 +300,8 @@ def _scavenge(options: argparse.Namespace, screen: "Screen") -> int:
     done = maintenance.scavenge(options.path, progress=screen.progress("scavenge"))
     screen.end()
     print(
-        f"took out {done.events:,} events of {done.segments:,} segments: "
-        f"{done.bytes_before:,} bytes before, {done.bytes_after:,} now"
+        f"took out {_many(done.events, 'event')} of {_many(done.segments, 'segment')}: "
+        f"{_many(done.bytes_before, 'byte')} before, {done.bytes_after:,} now"
     )
     return 0
 
@@ -308,7 +310,7 @@ def _check(options: argparse.Namespace, screen: "Screen") -> int:
     found = maintenance.verify(options.path, progress=screen.progress("check"))
     screen.end()
     print(
-        f"read {found.events:,} events in {found.frames:,} frames, {found.segments:,} segments, {found.bytes:,} bytes; "
+        f"read {_many(found.events, 'event')} in {_many(found.frames, 'frame')}, {_many(found.segments, 'segment')}, {_many(found.bytes, 'byte')}; "
         f"last position {found.last_position:,}"
     )
     return _damage_told(found.damage, found.damaged_places)
@@ -317,7 +319,7 @@ def _check(options: argparse.Namespace, screen: "Screen") -> int:
 def _salvage(options: argparse.Namespace, screen: "Screen") -> int:
     saved = maintenance.salvage(options.path, options.target, progress=screen.progress("salvage"))
     screen.end()
-    print(f"saved {saved.events:,} events to {options.target}")
+    print(f"saved {_many(saved.events, 'event')} to {options.target}")
     _damage_told(saved.damage, saved.damaged_places)
     for positions in saved.lost:
         print(f"lost: {_range('position', positions)}")
@@ -346,9 +348,13 @@ def _range(what: str, numbers: LostRange | KeptRange) -> str:
     return f"{what}s {numbers.first:,} to {numbers.last:,}"
 
 
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
 def _tell(moved: Moved, target: EventStore, begun: float) -> None:
     speed = _speed(moved.events, begun)
-    print(f"moved {moved.events:,} events to {_place(target)}{speed}; position {moved.position:,}")
+    print(f"moved {_many(moved.events, 'event')} to {_place(target)}{speed}; position {moved.position:,}")
 
 
 def _speed(events: int, begun: float) -> str:

@@ -82,6 +82,20 @@ async def backup(store: AnyStore, target: Directory, *, progress: AwaitableRepor
         StoreLockedError: the same target is being written.
         CorruptionError: the store is damaged.
         StorageFullError: there is no room for the copy.
+
+    Example:
+        >>> import asyncio, tempfile
+        >>> from eventuali import EventStore, maintenance
+        >>> from eventuali.event import UserRegistered
+        >>> async def main(folder: str) -> None:
+        ...     async with EventStore.create(f"{folder}/users") as store:
+        ...         ada = UserRegistered(user_id="u-1", email="ada@example.org")
+        ...         await store.append("user-1", [ada], aggregate_type="User")
+        ...         copied = await maintenance.backup(store, f"{folder}/copy")
+        ...     print(copied.events, (await maintenance.verify(f"{folder}/copy")).damage)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     asyncio.run(main(folder))
+        1 ()
     """
     return await _maintenance.backup(store, target, progress, blocking=False)
 

@@ -218,6 +218,21 @@ class EventStore:
             ...     return repr(store)
             >>> asyncio.run(main())
             '<EventStore memory://, memory, closed>'
+
+            A reader follows the writer of a directory, in this process or in another one:
+
+            >>> import tempfile
+            >>> from eventuali.event import UserRegistered
+            >>> async def follow(folder: str) -> None:
+            ...     writer = await EventStore.create(folder)
+            ...     reader = await EventStore.create(folder, read_only=True)
+            ...     async with writer, reader:
+            ...         ada = UserRegistered(user_id="u-1", email="ada@example.org")
+            ...         await writer.append("user-1", [ada], aggregate_type="User")
+            ...         print([event.email async for event in reader.read("user-1")])
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     asyncio.run(follow(folder))
+            ['ada@example.org']
         """
         return Opening(
             OpenRequest.of(store, accept_loss_after, read_up_to_damage=read_up_to_damage, read_only=read_only)
@@ -443,7 +458,7 @@ class EventStore:
 
         Args:
             aggregate_id: the aggregate.
-            max_age: leaves out the leading events that are older than this, by their timestamps.
+            max_age: leaves out the leading events that are older than this, by their timestamps; with `timedelta(0)` only the last one stays.
             max_count: leaves all but so many of the newest events out; at least 1.
             truncate_before: leaves out the events before this version.
 
@@ -451,6 +466,20 @@ class EventStore:
             AggregateNotFoundError: there is no such aggregate.
             ConfigurationError: a limit cannot be used.
             UnsupportedError: the store is a database, which keeps everything.
+
+        Example:
+            >>> import asyncio
+            >>> from eventuali import EventStore
+            >>> from eventuali.event import UserRegistered
+            >>> async def main() -> None:
+            ...     async with EventStore.create("memory://") as store:
+            ...         for number in range(5):
+            ...             ada = UserRegistered(user_id="u-1", email=f"ada{number}@example.org")
+            ...             await store.append("user-1", [ada], aggregate_type="User")
+            ...         await store.set_retention("user-1", max_count=2)
+            ...         print([event.aggregate_version async for event in store.read("user-1")])
+            >>> asyncio.run(main())
+            [4, 5]
         """
         receipt: Receipt | Pending[Receipt] = self._core.set_retention(
             aggregate_id, max_age, max_count, truncate_before
@@ -458,7 +487,7 @@ class EventStore:
         return (await receipt) if isinstance(receipt, Pending) else receipt
 
     async def retention(self, aggregate_id: str | UUID) -> Retention:
-        """How many of an aggregate's events are kept: no limits if none were set."""
+        """How many of an aggregate's events are kept: no limits if none were set, as for an id that was never used."""
         retention: Retention | Pending[Retention] = self._core.retention(aggregate_id)
         return (await retention) if isinstance(retention, Pending) else retention
 
