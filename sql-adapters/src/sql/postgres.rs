@@ -3,28 +3,30 @@
 mod connections;
 mod faults;
 mod restore;
+mod rows;
 
 use std::str::FromStr;
 use std::time::Duration;
 
 use eventuali::{
     AggregateVersion, AppendBatch, Capabilities, Durability, Error, Event, EventData, Position, ReadAll, Receipt, Result, StoreIdentity, StreamInfo,
-    Tag, Timestamp,
+    Timestamp,
 };
 use futures_util::TryStreamExt;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgRow};
-use sqlx::{AssertSqlSafe, Connection, Decode, PgConnection, Postgres, Row as _, Type};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Row as _};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use connections::{Connections, not_a_url};
 use faults::{commit_fault, fault};
 use restore::COPIED;
+use rows::{COLUMNS, Check, event, head_of};
 
 use super::database::{Collected, Database, Failure, Found, Of, Outline, Page, asked, own_epoch, signed, unsigned};
 use super::decide::{Decided, Known, decide};
-use super::row::{Columns, JSON, PROTOBUF, metadata_text};
+use super::row::{JSON, PROTOBUF, metadata_text};
 use super::schema::{self, Migrated};
 use super::store::{SqlStore, sql_store};
 use super::timestamptz::{Micros, moment};
@@ -34,11 +36,6 @@ use crate::json;
 use crate::moving::{Origin, Standing};
 use crate::options::{Missing, SqlOptions};
 use crate::table::TableName;
-
-const COLUMNS: &str = "global_position, id, tenant, aggregate_id, aggregate_type, event_type, event_version, aggregate_version, event_data::text, \
-                       event_data_type, event_bytes, metadata::text, metadata_bytes, tags, timestamp, timestamp_micros";
-/// The column behind them, in a page: the head of the store.
-const HEAD: usize = 16;
 
 /// A Postgres database that holds a store.
 pub(crate) struct PostgresDatabase {
@@ -431,13 +428,12 @@ impl Database for PostgresDatabase {
         let mut collected = Collected::new(page);
         while let Some(row) = rows.try_next().await.map_err(|error| self.error(&error))? {
             let check = if collected.is_empty() { Check::Types } else { Check::Values };
-            let head: Option<i64> = get(&row, HEAD, check).map_err(|error| self.error(&error))?;
-            let head = head.ok_or(sqlx::Error::RowNotFound).map_err(|error| self.error(&error))?;
+            let head = head_of(&row, check).map_err(|error| self.error(&error))?;
             let event = event(&row, check).map_err(|trouble| match trouble {
                 Trouble::Database(error) => self.error(&error),
                 Trouble::Store(error) => error,
             })?;
-            if !collected.push(event, unsigned(head)) {
+            if !collected.push(event, head) {
                 break;
             }
         }
@@ -468,44 +464,4 @@ async fn durability(connection: &mut PgConnection) -> sqlx::Result<Durability> {
         (_, "off") => Durability::Interval(Duration::from_millis(delay.parse().unwrap_or(200) * 3)),
         _ => Durability::Sync,
     })
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Check {
-    Types,
-    Values,
-}
-
-fn get<'r, T: Decode<'r, Postgres> + Type<Postgres>>(row: &'r PgRow, column: usize, check: Check) -> sqlx::Result<T> {
-    if check == Check::Types { row.try_get(column) } else { row.try_get_unchecked(column) }
-}
-
-/// The event of a row. That the columns have their types need be checked only in the first one of an answer.
-fn event(row: &PgRow, check: Check) -> Result<Event, Trouble> {
-    let (Micros(moment), micros): (Micros, Option<i64>) = (get(row, 14, check)?, get(row, 15, check)?);
-    let metadata = match get::<Option<&[u8]>>(row, 12, check)? {
-        Some(exact) => std::str::from_utf8(exact).map_err(|error| sqlx::Error::Decode(error.into()))?,
-        None => get(row, 11, check)?,
-    };
-    let tags: Option<Vec<String>> = get(row, 13, check)?;
-    let payload = match get::<Option<&[u8]>>(row, 10, check)? {
-        Some(exact) => exact,
-        None => get::<&str>(row, 8, check)?.as_bytes(),
-    };
-    let columns = Columns {
-        position: get(row, 0, check)?,
-        id: get(row, 1, check)?,
-        tenant: get(row, 2, check)?,
-        aggregate_id: get(row, 3, check)?,
-        aggregate_type: get(row, 4, check)?,
-        event_type: get(row, 5, check)?,
-        schema_version: get(row, 6, check)?,
-        version: get(row, 7, check)?,
-        data_type: get(row, 9, check)?,
-        payload,
-        metadata,
-        tags: tags.unwrap_or_default().into_iter().map(Tag).collect(),
-        timestamp: micros.unwrap_or(moment),
-    };
-    Ok(columns.into_event()?)
 }
