@@ -8,7 +8,10 @@ use std::time::Duration;
 use eventuali::maintenance::{backup_storage, fork, fork_storage};
 use eventuali::storage::{MemoryStorage, Storage};
 use eventuali::testing::{CASES, Home, ModelHome, PlantedBug, PlantedHome, run_case};
-use eventuali::{Compress, Durability, EventStore, LogStore, OpenOptions, compress_storage};
+use eventuali::{
+    AppendBatch, Capabilities, Completion, Compress, Durability, EventReader, EventStore, ExpectedVersion, Follow, LogStore, OpenOptions, Position,
+    ReadAll, ReadStream, Receipt, Retention, StoreIdentity, StreamInfo, StreamKey, compress_storage,
+};
 use tempfile::TempDir;
 
 /// The smallest segments there are: the suite's stores have many of them.
@@ -194,6 +197,95 @@ mod on_disk_with_os_that_is_compressed_meanwhile {
     eventuali::conformance_suite!(|| {
         super::on_disk(super::with(Durability::Os).segment_bytes(SMALL_SEGMENT_BYTES).hot_bytes(0).compression(Compress::OlderThan(0)))
     });
+}
+
+/// What is appended through one store is read through another one, which follows it.
+struct Followed {
+    writer: LogStore,
+    reader: LogStore,
+}
+
+impl EventStore for Followed {
+    fn append(&self, batch: AppendBatch) -> Completion<Vec<Receipt>> {
+        self.writer.append(batch)
+    }
+
+    fn read(&self, query: ReadStream) -> EventReader {
+        self.reader.read(query)
+    }
+
+    fn read_all(&self, query: ReadAll) -> EventReader {
+        self.reader.read_all(query)
+    }
+
+    fn stream(&self, key: StreamKey<'_>) -> Completion<Option<StreamInfo>> {
+        self.reader.stream(key)
+    }
+
+    fn delete(&self, key: StreamKey<'_>, expected: ExpectedVersion) -> Completion<Receipt> {
+        self.writer.delete(key, expected)
+    }
+
+    fn set_retention(&self, key: StreamKey<'_>, retention: Retention) -> Completion<Receipt> {
+        self.writer.set_retention(key, retention)
+    }
+
+    fn retention(&self, key: StreamKey<'_>) -> Completion<Retention> {
+        self.reader.retention(key)
+    }
+
+    fn head(&self) -> Completion<Position> {
+        self.reader.head()
+    }
+
+    fn durable_position(&self) -> Completion<Position> {
+        self.reader.durable_position()
+    }
+
+    fn sync(&self) -> Completion<Position> {
+        self.writer.sync()
+    }
+
+    fn close(&self) -> Completion<()> {
+        if let Err(error) = self.reader.close().wait() {
+            return Completion::ready(Err(error));
+        }
+        self.writer.close()
+    }
+
+    fn identity(&self) -> Completion<StoreIdentity> {
+        self.reader.identity()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.writer.capabilities()
+    }
+}
+
+/// A directory whose writer is followed.
+struct FollowedDirectory(Directory);
+
+impl Home for FollowedDirectory {
+    fn open(&self) -> Arc<dyn EventStore> {
+        let open = |options: OpenOptions| options.open(self.0.directory.path().join("store")).expect("the store opens");
+        let writer = open(self.0.options.clone());
+        Arc::new(Followed { writer, reader: open(OpenOptions::new().read_only(Follow::Visible)) })
+    }
+}
+
+fn followed(options: OpenOptions) -> Box<dyn Home> {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    boxed(FollowedDirectory(Directory { directory, options: options.segment_bytes(SMALL_SEGMENT_BYTES) }))
+}
+
+mod read_by_a_follower_of_sync {
+    eventuali::conformance_suite!(|| super::followed(super::OpenOptions::new()));
+}
+
+mod read_by_a_follower_of_os_that_is_compressed_meanwhile {
+    use super::{Compress, Durability};
+
+    eventuali::conformance_suite!(|| super::followed(super::with(Durability::Os).compression(Compress::OlderThan(0))));
 }
 
 mod on_disk_with_sync {
