@@ -103,11 +103,11 @@ fn opening_an_open_store_with_other_options_is_refused_with_those_that_differ() 
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path();
     let store = LogStore::open(path).expect("created");
-    assert_refused_with(OpenOptions::new().durability(Durability::Os), path, "durability is Sync there, Os was asked for");
+    assert_refused_with(OpenOptions::new().durability(Durability::Os), path, "durability is sync there, os was asked for");
     assert_refused_with(
         OpenOptions::new().durability(Durability::Interval(Duration::from_millis(5))).segment_bytes(1 << 20),
         path,
-        "durability is Sync there, Interval(5ms) was asked for; segment_bytes is 67108864 there, 1048576 was asked for",
+        "durability is sync there, an interval of 5ms was asked for; segment_bytes is 67108864 there, 1048576 was asked for",
     );
     assert_refused_with(OpenOptions::new().accept_loss_after(Position(7)), path, "accept_loss_after is nothing there, 7 was asked for");
     assert_refused_with(OpenOptions::new().read_up_to_damage(), path, "read_up_to_damage is false there, true was asked for");

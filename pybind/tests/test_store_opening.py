@@ -374,7 +374,7 @@ async def test_sealed_segments_are_read_as_the_config_says(
 ) -> None:
     config = EventStoreConfig.embedded(tmp_path / "store")
     async with EventStore.create(config) as store, EventStore.create(config.with_sealed_reads("read")):
-        with pytest.raises(ConfigurationError, match="sealed_reads is Read there, Mapped was asked for"):
+        with pytest.raises(ConfigurationError, match="sealed_reads is read there, mapped was asked for"):
             await EventStore.create(config.with_sealed_reads("mapped"))
         assert await store.head() == 0
     async with EventStore.create(config.with_sealed_reads(sealed_reads)) as store:
@@ -384,9 +384,9 @@ async def test_sealed_segments_are_read_as_the_config_says(
 async def test_finished_segments_are_compressed_as_the_config_says(tmp_path: Path) -> None:
     config = EventStoreConfig.embedded(tmp_path / "store")
     async with EventStore.create(config.with_compression(older_than=3)) as store:
-        with pytest.raises(ConfigurationError, match=r"compression is OlderThan\(3\) there, Never was asked for"):
+        with pytest.raises(ConfigurationError, match="compression is older than 3 there, off was asked for"):
             await EventStore.create(config.with_compression(older_than=None))
-        with pytest.raises(ConfigurationError, match=r"compression is OlderThan\(3\) there, Never was asked for"):
+        with pytest.raises(ConfigurationError, match="compression is older than 3 there, off was asked for"):
             await EventStore.create(config)
         assert await store.head() == 0
 

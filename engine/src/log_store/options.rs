@@ -212,14 +212,29 @@ impl OpenOptions {
     /// In words, what is asked for here and is otherwise in a store that is open already.
     pub(super) fn differences_from(&self, open: &Self) -> String {
         let position = |position: Option<Position>| position.map_or_else(|| "nothing".to_owned(), |position| position.to_string());
+        // In words that are those of every language that stores are opened from.
+        let durability = |durability: Durability| match durability {
+            Durability::Sync => "sync".to_owned(),
+            Durability::Interval(interval) => format!("an interval of {interval:?}"),
+            Durability::Os => "os".to_owned(),
+            Durability::Memory => "memory".to_owned(),
+        };
+        let sealed_reads = |sealed_reads: SealedReads| match sealed_reads {
+            SealedReads::Read => "read".to_owned(),
+            SealedReads::Mapped => "mapped".to_owned(),
+        };
+        let compression = |compression: Compress| match compression {
+            Compress::Never => "off".to_owned(),
+            Compress::OlderThan(newest) => format!("older than {newest}"),
+        };
         let compared = [
-            ("durability", format!("{:?}", open.durability), format!("{:?}", self.durability)),
+            ("durability", durability(open.durability), durability(self.durability)),
             ("segment_bytes", open.segment_bytes.to_string(), self.segment_bytes.to_string()),
             ("accept_loss_after", position(open.accept_loss_after), position(self.accept_loss_after)),
             ("hot_bytes", open.hot_bytes.to_string(), self.hot_bytes.to_string()),
             ("filter_bytes", open.filter_bytes.to_string(), self.filter_bytes.to_string()),
-            ("sealed_reads", format!("{:?}", open.sealed_reads), format!("{:?}", self.sealed_reads)),
-            ("compression", format!("{:?}", open.compression), format!("{:?}", self.compression)),
+            ("sealed_reads", sealed_reads(open.sealed_reads), sealed_reads(self.sealed_reads)),
+            ("compression", compression(open.compression), compression(self.compression)),
             ("read_up_to_damage", open.read_up_to_damage.to_string(), self.read_up_to_damage.to_string()),
         ];
         let differing = compared.iter().filter(|(_, there, asked)| there != asked);
