@@ -13,8 +13,6 @@ use crate::moving::{Origin, Standing};
 
 /// How many events the first pages have: small ones are on their way together with what is done with them.
 pub(crate) const PAGE_EVENTS: u64 = 256;
-/// What a page has at most, when many were read: each costs the database a statement.
-pub(crate) const PAGE_EVENTS_MAX: u64 = 2048;
 /// A page ends early when its payloads have this size together.
 pub(crate) const PAGE_BYTES: usize = 1 << 20;
 /// A page of so few events has each of them, however large and however odd.
@@ -53,6 +51,9 @@ pub(crate) trait Database: Send + Sync + 'static {
 
     /// What is known of a stream.
     fn stream(&self, tenant: &str, aggregate_id: &str) -> impl Future<Output = Result<Option<StreamInfo>>> + Send;
+
+    /// How many events a page has at most, when many were read: each costs the database a statement.
+    const PAGE_EVENTS_MAX: u64;
 
     /// A page as it comes from the database.
     type Raw: Send + 'static;
@@ -252,8 +253,8 @@ impl Page {
         }
     }
 
-    /// The page behind this one, of which `window` was read.
-    pub(crate) fn behind(mut self, window: &Self, read: &Outline) -> Option<Self> {
+    /// The page behind this one, of which `window` was read; of so many events at most.
+    pub(crate) fn behind(mut self, window: &Self, read: &Outline, events_max: u64) -> Option<Self> {
         match read.last {
             Some(last) if read.full => {
                 self.end_at(read.head);
@@ -266,7 +267,7 @@ impl Page {
             self.wanted -= read.events;
             self.read += read.events;
             let bytes = read.payload_bytes as u64 + read.events * BESIDE_PAYLOAD_BYTES;
-            let most = (self.read / 2).clamp(PAGE_EVENTS, PAGE_EVENTS_MAX);
+            let most = (self.read / 2).clamp(PAGE_EVENTS, events_max);
             self.limit = self.wanted.min((PAGE_BYTES as u64 * read.events / bytes).clamp(1, most));
         }
         Some(self).filter(|page| !page.is_empty())

@@ -371,6 +371,9 @@ impl Database for PostgresDatabase {
         }))
     }
 
+    // They come row by row, until there are enough.
+    const PAGE_EVENTS_MAX: u64 = 2048;
+
     type Raw = Found;
 
     fn outline(_: &Page, _: &Found) -> Option<Outline> {

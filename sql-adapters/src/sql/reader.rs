@@ -110,13 +110,32 @@ impl<D: Database> BatchSource for Reader<D> {
 /// A page that is on its way while the events of the one before it are made.
 struct Fetch<D: Database> {
     page: Page,
-    raw: JoinHandle<Result<D::Raw>>,
+    /// `None` only while it is dropped, or awaited.
+    raw: Option<JoinHandle<Result<D::Raw>>>,
+    process: u32,
 }
 
 impl<D: Database> Fetch<D> {
     fn begin(database: &Arc<Within<D>>, page: Page) -> Self {
         let (database, window) = (Arc::clone(database), page.window());
-        Self { page, raw: tokio::spawn(async move { database.page(&window).await }) }
+        Self { page, raw: Some(tokio::spawn(async move { database.page(&window).await })), process: std::process::id() }
+    }
+
+    async fn raw(mut self) -> Result<D::Raw> {
+        // It fails only where the store's runtime ends.
+        match self.raw.take() {
+            Some(raw) => raw.await.unwrap_or(Err(Error::Closed)),
+            None => Err(Error::Closed),
+        }
+    }
+}
+
+impl<D: Database> Drop for Fetch<D> {
+    fn drop(&mut self) {
+        if self.process != std::process::id() {
+            // What the database made must not be touched in a forked child.
+            std::mem::forget(self.raw.take());
+        }
     }
 }
 
@@ -136,15 +155,14 @@ async fn read<D: Database>(
     loop {
         let window = page.window();
         let raw = match ahead.take() {
-            // It fails only where the store's runtime ends.
-            Some(fetch) => fetch.raw.await.unwrap_or(Err(Error::Closed))?,
+            Some(fetch) => fetch.raw().await?,
             None => database.page(&window).await?,
         };
         drop(through.take());
-        let guess = D::outline(&window, &raw).and_then(|outline| page.clone().behind(&window, &outline));
+        let guess = D::outline(&window, &raw).and_then(|outline| page.clone().behind(&window, &outline, D::PAGE_EVENTS_MAX));
         ahead = guess.map(|page| Fetch::begin(database, page));
         let found = database.found(&window, raw)?;
-        let rest = page.behind(&window, &found.outline(&window));
+        let rest = page.behind(&window, &found.outline(&window), D::PAGE_EVENTS_MAX);
         ahead = ahead.filter(|fetch| rest.as_ref() == Some(&fetch.page));
         page = match rest {
             Some(rest) if found.events.is_empty() => rest,

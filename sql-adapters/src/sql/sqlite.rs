@@ -386,6 +386,9 @@ impl Database for Sqlite {
         }))
     }
 
+    // They come at once, and each of them may be as large as events in a block are.
+    const PAGE_EVENTS_MAX: u64 = 512;
+
     type Raw = Raw;
 
     async fn page(&self, page: &Page) -> Result<Raw> {

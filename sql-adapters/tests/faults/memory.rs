@@ -81,6 +81,30 @@ fn assert_reading_is_bounded(test: &str, place_name: &str) {
     }
 }
 
+/// Events that are as large as they may be where many are read at once, behind small ones, which let a reader ask for many.
+#[test]
+fn a_reader_of_many_middling_events_in_sqlite_takes_little_memory() {
+    const MIDDLING: (usize, usize) = (3000, 16_000);
+    let folder = tempfile::tempdir().expect("a folder");
+    if let Some(place_name) = role() {
+        let store = open(place(&place_name));
+        let before = peak_bytes();
+        let count = store.read_all(ReadAll::new()).try_fold(0, |count, event| event.map(|_| count + 1));
+        assert_eq!(count.expect("readable"), 2 * MIDDLING.0);
+        return say(&(peak_bytes() - before).to_string());
+    }
+    let place_name = format!("sqlite:{}", folder.path().join("events.db").display());
+    let store = open(place(&place_name));
+    for bytes in [10, MIDDLING.1] {
+        let events = (0..MIDDLING.0).map(|_| NewEvent::json("Happened", &"j".repeat(bytes)).expect("an event")).collect();
+        store.append(AppendBatch::one(format!("of-{bytes}"), "Thing", ExpectedVersion::Any, events)).wait().expect("stored");
+    }
+    let mut reader = Role::of("memory::a_reader_of_many_middling_events_in_sqlite_takes_little_memory", &place_name);
+    let bytes: u64 = reader.hear().expect("it reads").parse().expect("a number");
+    println!("{} events of {} bytes: {} MiB more at most", MIDDLING.0, MIDDLING.1, bytes >> 20);
+    assert!(bytes < BOUND_BYTES / 2, "{bytes} bytes");
+}
+
 fn play(place_name: &str) {
     let store = open(place(place_name));
     assert_eq!(store.read_all(ReadAll::new().limit(10)).count(), 10);
