@@ -117,6 +117,33 @@ def test_a_child_that_ends_does_not_harm_its_parents_database(
     assert output == "4\n"
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_a_child_drops_readers_of_its_parents_database(tmp_path: Path, postgres: PostgresConfig, kind: str) -> None:
+    output = run(
+        """
+        import os, sys, time
+        from eventuali.sync import EventStore
+        from tests.counting import Counted, given
+        store = EventStore.create(given())
+        store.append("counter", [Counted(by=1) for _ in range(3000)], aggregate_type="Counter")
+        for round in range(30):
+            readers = [iter(store.read_all()) for _ in range(3)]
+            for reader in readers:
+                next(reader)  # the pages behind are on their way, or there
+            time.sleep(round % 5 / 1000)
+            child = os.fork()
+            if child == 0:
+                del reader, readers
+                sys.exit(0)  # with all exit handlers
+            assert os.waitpid(child, 0)[1] == 0
+            assert [sum(1 for _ in reader) for reader in readers] == [2999] * 3
+        print(store.head())
+        """,
+        handed_over(EventStoreConfig.sqlite(tmp_path / "events.db") if kind == "sqlite" else postgres),
+    )
+    assert output == "3000\n"
+
+
 def test_a_dead_writers_lock_is_gone_although_its_child_lives(tmp_path: Path) -> None:
     writer = start(
         """
