@@ -27,7 +27,8 @@ fn facts(event: &Event) -> Facts {
 }
 
 fn payload(random: &mut Random) -> EventData {
-    let bytes = match random.below(12) {
+    let bytes = match random.below(13) {
+        12 => 0,
         0..6 => usize::try_from(random.below(300)).expect("small"),
         6 => usize::try_from(random.below(20)).expect("small") + 300_000,
         7 => (2 << 20) + 1,
@@ -35,7 +36,8 @@ fn payload(random: &mut Random) -> EventData {
         _ => BORDER_BYTES + usize::try_from(random.below(12)).expect("small") - 6,
     };
     if random.below(2) == 0 {
-        EventData::Protobuf(vec![0xfe; bytes])
+        // Every byte, zero too, and what is no text.
+        EventData::Protobuf((0..=u8::MAX).rev().cycle().skip(bytes % 7).take(bytes).collect())
     } else {
         EventData::Json(Json::from_serializer(format!("\"{}\"", "j".repeat(bytes.max(2) - 2)).into_bytes()))
     }
