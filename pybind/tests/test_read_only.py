@@ -167,7 +167,7 @@ def test_commands_that_only_read_work_beside_a_writer(store: Path, tmp_path: Pat
     with BlockingStore.create(store) as writer:
         exported = command("export", store, tmp_path / "copy")
         assert exported.returncode == 0, exported.stderr
-        assert "verified 1 events: equal" in exported.stdout
+        assert "verified 1 event: equal" in exported.stdout
         writer.save(counted(1))
         lines = command("export-json-lines", store, "-")
         assert (lines.returncode, "wrote 2 events" in lines.stderr) == (0, True), lines.stderr
