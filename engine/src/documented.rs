@@ -49,7 +49,7 @@ fn every_layout_is_documented_as_it_is() {
         fields!(footer: MAGIC 8, PLAIN_BYTES 8, TABLE_OFFSET 8, BLOCK_BYTES 4, DICTIONARY_BYTES 4, DICTIONARY_CHECKSUM 4, RESERVED 24, CHECKSUM 4);
     assert_eq!(layout("### Blocks footer"), of_footer);
     let of_manifest =
-        fields!(manifest::layout: MAGIC 8, FORMAT_VERSION 4, READABLE_FROM 4, STORE_ID 16, EPOCH 4, SEGMENTS 4, LINEAGE_BYTES 4, RESERVED 4);
+        fields!(manifest::layout: MAGIC 8, FORMAT_VERSION 4, READABLE_FROM 4, STORE_ID 16, EPOCH 4, SEGMENTS 4, LINEAGE_BYTES 4, SCAVENGED_BYTES 4);
     assert_eq!(layout("## Manifest"), of_manifest);
     let of_manifest_entry = fields!(manifest::layout: SEQUENCE 8, GENERATION 4, SEALED 4, BASE_LSN 8, BASE_POSITION 8, END_LSN 8, DIGEST 32);
     assert_eq!(layout("### Manifest entry"), of_manifest_entry);

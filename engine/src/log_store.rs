@@ -32,8 +32,8 @@ pub use options::{OpenOptions, compress, compress_storage, rebuild_manifest};
 pub use packing::Compress;
 use packing::compress_open;
 use read::{LogReader, in_files, visible_tip};
-pub use scavenging::ScavengeReport;
 use scavenging::scavenge_open;
+pub use scavenging::{Extent, ScavengeReport};
 
 use crate::error::{Corruption, Error, Result};
 use crate::event::StreamKey;
@@ -156,14 +156,14 @@ impl LogStore {
     ///
     /// # Errors
     /// Those of [`scavenge`](crate::maintenance::scavenge).
-    pub fn scavenge(&self, mut progress: impl FnMut(&Progress) -> ControlFlow<()>) -> Result<ScavengeReport> {
+    pub fn scavenge(&self, extent: Extent, mut progress: impl FnMut(&Progress) -> ControlFlow<()>) -> Result<ScavengeReport> {
         if self.is_read_only() {
             return Err(Error::ReadOnly);
         }
         let writer = self.usable()?;
         // Closing waits for nobody who has a handle.
         let _kept_open = self.clone();
-        scavenge_open(writer, || self.sync().wait(), &mut progress).map_err(full)
+        scavenge_open(writer, extent, || self.sync().wait(), &mut progress).map_err(full)
     }
 
     /// Compresses now what is sealed, where that pays, whatever [`OpenOptions::compression`] says; but not the segment that was written to

@@ -53,7 +53,7 @@ use std::fmt;
 pub use backup::{BackupReport, backup, backup_storage};
 pub use fork::{ForkReport, fork, fork_storage};
 pub use salvage::{PositionRange, SalvageReport, StreamLoss, Transfer, salvage, salvage_storage};
-pub use scavenge::{ScavengeReport, scavenge};
+pub use scavenge::{Extent, ScavengeReport, scavenge, scavenge_with};
 pub use verify::{VerifyReport, verify, verify_storage};
 
 use crate::version::Position;

@@ -24,9 +24,9 @@ def manifest(path: Path) -> tuple[bytes, list[tuple[Any, ...]], list[tuple[bytes
     data = path.read_bytes()
     check(data[:8] == b"EVTLIMAN", "this is no manifest")
     check(zlib.crc32(data[:-4], FILE_SEED) == struct.unpack("<I", data[-4:])[0], "the manifest is damaged")
-    _, readable_from, store_id, _, count, lineage, _ = struct.unpack_from("<II16sIIII", data, 8)
+    _, readable_from, store_id, _, count, lineage, scavenged = struct.unpack_from("<II16sIIII", data, 8)
     check(readable_from <= 1, "the manifest is of a newer version")
-    check(len(data) == 48 + 72 * count + lineage + 4, "the manifest's length is wrong")
+    check(len(data) == 48 + 72 * count + lineage + scavenged + 4, "the manifest's length is wrong")
     segments = [struct.unpack_from("<QIIQQQ", data, 48 + 72 * number) for number in range(count)]
     ancestors = [struct.unpack_from("<16sQ", data, 48 + 72 * count + at) for at in range(0, lineage, 32)]
     return store_id, segments, ancestors

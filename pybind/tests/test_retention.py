@@ -137,10 +137,10 @@ def test_what_was_deleted_is_in_no_file_after_scavenging(store: EventStore, tmp_
     store.delete("a")
     told: list[Progress] = []
     report = store.scavenge(progress=told.append)
-    assert report == ScavengeReport(5, 1, report.bytes_before, report.bytes_after, complete=True)
+    assert report == ScavengeReport(5, 1, report.bytes_before, report.bytes_after, 0, complete=True)
     assert told
     assert holds(path, b'{"by":3}') == []
-    assert store.scavenge() == ScavengeReport(0, 0, 0, 0, complete=True)
+    assert store.scavenge() == ScavengeReport(0, 0, 0, 0, 0, complete=True)
     assert versions(store, "b") == [1, 2, 3]
     store.close()
     found = maintenance.verify(path)
@@ -169,6 +169,11 @@ def test_the_command_line_scavenges_a_store_that_nobody_has_open(store: EventSto
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("took out 5 events of 1 segment: ")
     assert command("scavenge", path).stdout.startswith("took out 0 events")
+    with EventStore.create(path) as again:
+        again.append("b", [Counted(by=1)], aggregate_type=Counter)
+        again.delete("b")
+    assert "; 1 left in the segment" in command("scavenge", path, "--worthwhile").stdout
+    assert "took out 1 event of 1 segment" in command("scavenge", path).stdout
     assert command("scavenge", str(tmp_path / "nothing")).returncode == 2
 
 

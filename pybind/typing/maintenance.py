@@ -26,7 +26,7 @@ async def with_asyncio() -> None:
     assert_type(await maintenance.backup("orders", Path("copy"), progress=tell_later), BackupReport)
     assert_type(await maintenance.compress("orders"), CompressReport)
     assert_type(await maintenance.fork("orders", Path("fork"), at=7), ForkReport)
-    assert_type(await maintenance.scavenge("orders", progress=tell_later), ScavengeReport)
+    assert_type(await maintenance.scavenge("orders", extent="worthwhile", progress=tell_later), ScavengeReport)
     assert_type(await maintenance.verify("orders", progress=tell_later), VerifyReport)
     assert_type(await maintenance.salvage(Path("orders"), "saved"), SalvageReport)
 

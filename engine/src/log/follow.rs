@@ -240,6 +240,7 @@ fn at_the_end_of_what_is_sealed(storage: &Arc<dyn Storage>, manifest: &Manifest)
         watermark: None,
         outcome: Outcome::Followed,
         rewritten_bytes: 0,
+        scavenged: manifest.scavenged,
         names: Names::default(),
     })
 }

@@ -15,7 +15,8 @@ pub(crate) const MANIFEST_TMP: &str = "MANIFEST.tmp";
 /// The length of a segment's digest.
 pub(crate) const DIGEST_BYTES: usize = 32;
 
-/// The layout: a head, then an entry for each segment, then the lineage, then a checksum of all before it.
+/// The layout: a head, then an entry for each segment, then the lineage, then how far deletions were carried out, then a checksum of all
+/// before it.
 pub(crate) mod layout {
     /// The first bytes of a manifest (8 bytes).
     pub(crate) const MAGIC_BYTES: [u8; 8] = *b"EVTLIMAN";
@@ -33,10 +34,10 @@ pub(crate) mod layout {
     pub(crate) const SEGMENTS: usize = EPOCH + 4;
     /// Length of the lineage behind the segments: the stores that this one was forked from, 0 if none (u32).
     pub(crate) const LINEAGE_BYTES: usize = SEGMENTS + 4;
-    /// Reserved, 0 (u32).
-    pub(crate) const RESERVED: usize = LINEAGE_BYTES + 4;
+    /// Length of what follows the lineage: 8 if it says how far deletions were carried out, 0 if not (u32).
+    pub(crate) const SCAVENGED_BYTES: usize = LINEAGE_BYTES + 4;
     /// Length of the head.
-    pub(crate) const HEAD_BYTES: usize = RESERVED + 4;
+    pub(crate) const HEAD_BYTES: usize = SCAVENGED_BYTES + 4;
     /// In an entry: sequence number (u64).
     pub(crate) const SEQUENCE: usize = 0;
     /// In an entry: generation (u32).
@@ -65,6 +66,8 @@ pub(crate) struct Manifest {
     pub(crate) lineage: Lineage,
     pub(crate) epoch: u32,
     pub(crate) segments: Vec<ManifestSegment>,
+    /// Whatever the deletions up to this position leave out was taken out of the segments; 0 if nothing is known.
+    pub(crate) scavenged: u64,
 }
 
 /// What the manifest says of one segment.
@@ -118,7 +121,8 @@ impl Manifest {
         bytes.extend_from_slice(&self.epoch.to_le_bytes());
         bytes.extend_from_slice(&u32::try_from(self.segments.len()).unwrap_or(u32::MAX).to_le_bytes());
         bytes.extend_from_slice(&u32::try_from(lineage.len()).unwrap_or(u32::MAX).to_le_bytes());
-        bytes.extend_from_slice(&[0; 4]);
+        let scavenged_bytes: u32 = if self.scavenged == 0 { 0 } else { 8 };
+        bytes.extend_from_slice(&scavenged_bytes.to_le_bytes());
         for segment in &self.segments {
             bytes.extend_from_slice(&segment.sequence.to_le_bytes());
             bytes.extend_from_slice(&segment.generation.to_le_bytes());
@@ -129,6 +133,9 @@ impl Manifest {
             bytes.extend_from_slice(&segment.digest.unwrap_or_default());
         }
         bytes.extend_from_slice(&lineage);
+        if self.scavenged != 0 {
+            bytes.extend_from_slice(&self.scavenged.to_le_bytes());
+        }
         let sum = checksum(FILE_SEED, &bytes);
         bytes.extend_from_slice(&sum.to_le_bytes());
         bytes
@@ -144,10 +151,13 @@ impl Manifest {
         }
         check_version(u32_at(bytes, layout::FORMAT_VERSION), u32_at(bytes, layout::READABLE_FROM))?;
         let count = u32_at(bytes, layout::SEGMENTS) as usize;
-        let entries = &bytes[layout::HEAD_BYTES..sum_at];
-        if entries.len() != count * layout::ENTRY_BYTES + u32_at(bytes, layout::LINEAGE_BYTES) as usize {
+        let scavenged_bytes = u32_at(bytes, layout::SCAVENGED_BYTES) as usize;
+        let (entries, scavenged) = bytes[layout::HEAD_BYTES..sum_at].split_at((sum_at - layout::HEAD_BYTES).saturating_sub(scavenged_bytes));
+        let matches = entries.len() == count * layout::ENTRY_BYTES + u32_at(bytes, layout::LINEAGE_BYTES) as usize;
+        if !matches || scavenged.len() != scavenged_bytes || !matches!(scavenged_bytes, 0 | 8) {
             return Err(HeadProblem::Damaged("its length does not match its contents"));
         }
+        let scavenged = scavenged.try_into().map_or(0, u64::from_le_bytes);
         let store_id = Uuid::from_bytes(get(bytes, layout::STORE_ID));
         let lineage = Lineage::decode(&entries[count * layout::ENTRY_BYTES..], store_id);
         let lineage = lineage.ok_or(HeadProblem::Damaged("its lineage is one that no store has"))?;
@@ -164,12 +174,12 @@ impl Manifest {
         if !segments.iter().all(|segment| is_plausible(segment.sequence, segment.base_lsn, segment.base_position)) {
             return Err(HeadProblem::Damaged("it holds numbers that no log reaches"));
         }
-        Ok(Self { store_id, lineage, epoch: u32_at(bytes, layout::EPOCH), segments })
+        Ok(Self { store_id, lineage, epoch: u32_at(bytes, layout::EPOCH), segments, scavenged })
     }
 
     /// That of a store which has nothing but its first segment.
     pub(crate) fn of_new_store(store_id: Uuid, first: ManifestSegment) -> Self {
-        Self { store_id, lineage: Lineage::default(), epoch: 0, segments: vec![first] }
+        Self { store_id, lineage: Lineage::default(), epoch: 0, segments: vec![first], scavenged: 0 }
     }
 
     /// The store that made the segment which begins at this LSN: this one or an ancestor.

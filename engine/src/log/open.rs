@@ -53,6 +53,8 @@ pub(crate) struct Log {
     pub(crate) watermark: Option<Watermark>,
     pub(crate) outcome: Outcome,
     pub(crate) rewritten_bytes: u64,
+    /// Up to which position deletions were carried out in all segments.
+    pub(crate) scavenged: u64,
     /// The files that there are.
     pub(crate) names: Names,
 }
@@ -88,6 +90,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, on_damage: OnDamage, visit: &mut V
         watermark,
         outcome: settled.outcome,
         rewritten_bytes: settled.rewritten_bytes,
+        scavenged: settled.scavenged,
         names,
         storage,
     })
@@ -182,6 +185,7 @@ struct Settled {
     epoch_floor: u32,
     outcome: Outcome,
     rewritten_bytes: u64,
+    scavenged: u64,
 }
 
 struct Opening<'a> {

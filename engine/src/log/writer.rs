@@ -22,6 +22,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 pub(crate) use decider::{Decider, Decision, Place};
 pub(crate) use rewriting::KeptFiles;
 use rewriting::Named;
+pub(crate) use service::SEALED_AT_CLOSE_BYTES;
 
 use super::follow::Following;
 use super::format::{Kind, TAIL_RESERVE, events_frame_bytes, frame_header};
@@ -222,7 +223,7 @@ type Guard<'a, D> = MutexGuard<'a, Core<D>>;
 impl<D: Decider> Writer<D> {
     /// The writer of `log`, whose events `decider` has seen.
     pub(crate) fn new(log: Log, decider: D, options: WriterOptions, following: Option<Following>) -> Result<Arc<Self>> {
-        let Log { storage, lock, store_id, lineage, segments, sealed, chain, epoch_floor, watermark, outcome, .. } = log;
+        let Log { storage, lock, store_id, lineage, segments, sealed, chain, epoch_floor, watermark, outcome, scavenged, .. } = log;
         let Some(segment) = segments.last().cloned() else {
             return Err(Error::configuration("the log has no segments"));
         };
@@ -267,7 +268,7 @@ impl<D: Decider> Writer<D> {
             let_go: AtomicBool::new(false),
             rewriting: Mutex::default(),
             // Opening has synced the directory.
-            manifest: Mutex::new(Named { is_certain: true }),
+            manifest: Mutex::new(Named { is_certain: true, scavenged }),
             kept: Mutex::default(),
             lock: Mutex::new(lock),
             following: following.map(Mutex::new),

@@ -15,6 +15,7 @@ pub(crate) use live::{Checks, first_live};
 
 use super::append::Deciding;
 use super::read::LogReader;
+use super::scavenging::CarriedOut;
 use crate::error::Result;
 use crate::event::StreamKey;
 use crate::log::writer::Writer;
@@ -33,12 +34,15 @@ pub(crate) struct Keeping {
     loaded: AtomicU64,
     loading: Mutex<()>,
     state: RwLock<State>,
+    /// How far it was carried out. Held by whoever scavenges.
+    pub(crate) carried_out: Mutex<CarriedOut>,
 }
 
 impl Default for Keeping {
     fn default() -> Self {
         let (any, loading, state) = <(AtomicBool, Mutex<()>, RwLock<State>)>::default();
-        Self { any, wanted: AtomicU64::new(1), loaded: AtomicU64::new(0), loading, state }
+        let carried_out = Mutex::default();
+        Self { any, wanted: AtomicU64::new(1), loaded: AtomicU64::new(0), loading, state, carried_out }
     }
 }
 
@@ -66,6 +70,8 @@ pub(crate) struct Limits {
     pub(crate) retention: Retention,
     /// Its versions up to this were found to be too old.
     old: u64,
+    /// Its versions up to this were taken out of all files.
+    taken_out: u64,
 }
 
 impl Kept {
@@ -73,7 +79,7 @@ impl Kept {
         match change {
             Change::Deleted { version, .. } => Self { aggregate_type, position, after: version.min(VERSION_MAX), limits: None },
             Change::Limited { after, retention } => {
-                Self { aggregate_type, position, after, limits: Some(Box::new(Limits { retention, old: after })) }
+                Self { aggregate_type, position, after, limits: Some(Box::new(Limits { retention, old: after, taken_out: 0 })) }
             }
         }
     }
@@ -86,6 +92,16 @@ impl Kept {
     /// The version that the next event of the stream follows at least.
     pub(crate) fn goes_on_after(&self) -> u64 {
         if self.limits.is_none() { self.after } else { 0 }
+    }
+
+    /// Whether what is left out stays what it is, whatever is appended and however old it gets.
+    pub(crate) fn is_fixed(&self) -> bool {
+        self.retention() == Retention::new()
+    }
+
+    /// Its versions up to this are known to be in no file.
+    pub(crate) fn taken_out(&self) -> u64 {
+        self.limits.as_ref().map_or(0, |limits| limits.taken_out)
     }
 
     pub(crate) fn retention(&self) -> Retention {
@@ -225,6 +241,15 @@ impl Keeping {
         }
     }
 
+    /// Notes that a stream's versions up to one are in no file any more, which the event at `position` has limited.
+    pub(crate) fn note_taken_out(&self, key: &StreamKey<'_>, position: u64, version: u64) {
+        if let Some(kept) = self.state.write().kept.get_mut(&Wanted(*key)).filter(|kept| kept.position == position)
+            && let Some(limits) = &mut kept.limits
+        {
+            limits.taken_out = limits.taken_out.max(version);
+        }
+    }
+
     /// How many bytes of memory it takes.
     pub(crate) fn memory_bytes(&self) -> usize {
         let state = self.state.read();
@@ -232,9 +257,10 @@ impl Keeping {
         state.kept.allocation_size() + state.name_bytes + limits
     }
 
-    /// Every aggregate that was deleted or limited.
-    pub(crate) fn all(&self) -> Vec<(Name, Kept)> {
-        self.state.read().kept.iter().map(|(name, kept)| (name.clone(), kept.clone())).collect()
+    /// Every aggregate that was deleted or limited and is wanted.
+    pub(crate) fn all(&self, is_wanted: impl Fn(&Name, &Kept) -> bool) -> Vec<(Name, Kept)> {
+        let state = self.state.read();
+        state.kept.iter().filter(|(name, kept)| is_wanted(name, kept)).map(|(name, kept)| (name.clone(), kept.clone())).collect()
     }
 }
 

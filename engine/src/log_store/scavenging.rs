@@ -1,15 +1,21 @@
 //! Giving back the space of events that are left out: segment by segment, while others append and read.
 
+mod active;
+mod floors;
+
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
+use active::InActive;
+pub(crate) use floors::CarriedOut;
+use floors::{Floor, Floors};
+
 use super::append::Deciding;
-use super::keeping::{Keeping, Name, Wanted, first_live};
-use super::read::{Buffers, files, read_locations, visible_tip};
+use super::keeping::Keeping;
+use super::read::{Buffers, files, read_locations};
 use super::sealed::{Files, Sealed, Span};
-use crate::codec::Body;
 use crate::error::{Error, Result};
 use crate::event::StreamKey;
 use crate::log::format::RecordEntry;
@@ -20,8 +26,6 @@ use crate::log::storage::Access;
 use crate::log::writer::Writer;
 use crate::progress::Progress;
 use crate::version::Position;
-use foldhash::fast::RandomState;
-use hashbrown::HashMap;
 
 /// What scavenging has given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,42 +39,29 @@ pub struct ScavengeReport {
     pub bytes_before: u64,
     /// How long they are.
     pub bytes_after: u64,
+    /// How many events stay in the segment that is written to, because it was not [worth](Extent::Worthwhile) sealing.
+    pub left: u64,
     /// Whether everything was done; false if it was stopped before.
     pub complete: bool,
 }
 
-/// From which version on streams are left that were deleted or limited when scavenging began; those before are to be taken out, whatever
-/// becomes of the streams meanwhile.
-struct Floors(HashMap<Name, u64, RandomState>);
-
-impl Floors {
-    fn look(writer: &Arc<Writer<Deciding>>, keeping: &Keeping) -> Result<Self> {
-        let mut floors = HashMap::default();
-        for (name, kept) in keeping.all() {
-            let floor = if kept.limits.is_none() {
-                kept.after.saturating_add(1)
-            } else {
-                let version = visible_tip(writer, &name.key())?.map_or(0, |tip| tip.version);
-                first_live(writer, keeping, &name.key(), version)?
-            };
-            floors.insert(name, floor);
-        }
-        Ok(Self(floors))
-    }
-
-    fn of(&self, key: &StreamKey<'_>) -> u64 {
-        self.0.get(&Wanted(*key)).copied().unwrap_or(1)
-    }
-
-    fn is_unwanted(&self, entry: &RecordEntry, body: &[u8]) -> Result<bool> {
-        let (_, names) = Body::parse(body).map_err(Error::configuration)?;
-        Ok(entry.version < self.of(&StreamKey { tenant: names.tenant, aggregate_id: names.aggregate_id }))
-    }
+/// How thoroughly a store is scavenged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Extent {
+    /// No file of the store has what is left out, when it is done. The segment that is written to is sealed first if it has any of that, however
+    /// short it is: scavenging often like that leaves many short segments, each with an index file.
+    #[default]
+    Everything,
+    /// The segment that is written to is sealed only if it is 4 MiB long or more and a quarter of it can be given back. Else what is left out
+    /// stays there, told as [`left`](ScavengeReport::left), until the segment is sealed for other reasons and the store is scavenged again.
+    /// For who scavenges regularly to save space.
+    Worthwhile,
 }
 
 /// Takes out of the log's files what readers are not given any more.
 pub(crate) fn scavenge_open(
     writer: &Arc<Writer<Deciding>>,
+    extent: Extent,
     sync: impl FnOnce() -> Result<Position>,
     progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<ScavengeReport> {
@@ -80,16 +71,20 @@ pub(crate) fn scavenge_open(
     if !keeping.load(writer)? {
         return Ok(ScavengeReport { complete: true, ..report });
     }
-    let floors = Floors::look(writer, &keeping)?;
+    // Who scavenges while somebody else does goes by what is on disk, and leaves what is known of it alone.
+    let mut known = keeping.carried_out.try_lock();
+    let floors = Floors::look(writer, &keeping, known.as_deref().unwrap_or(&CarriedOut::default()))?;
     // What they rest on must not be lost when what is taken out is gone.
     sync()?;
-    if is_in_active(writer, &floors) {
+    let mut in_active = InActive::look(writer, &floors);
+    if in_active.is_worth_sealing(writer, &floors, extent)? {
         writer.begin_segment()?;
+        in_active = InActive::default();
     }
     let (sealed, files) = (writer.with(|deciding| deciding.sealed.clone()), files(writer));
     let mut segments = BTreeSet::new();
-    for (name, floor) in &floors.0 {
-        find(&sealed, &name.key(), *floor, &files, &mut segments)?;
+    for (name, floor) in floors.iter() {
+        find(&sealed, &name.key(), floor, &files, &mut segments)?;
     }
     let rewritable: BTreeSet<u64> = writer.rewritable().iter().map(|named| named.sequence).collect();
     if !segments.is_subset(&rewritable) {
@@ -107,29 +102,31 @@ pub(crate) fn scavenge_open(
     }
     // Also what an earlier one has left that was killed.
     writer.with(|deciding| Arc::clone(&deciding.packing)).replaced(writer)?;
+    report.left = in_active.events;
+    note(writer, &keeping, &floors, in_active, known.as_deref_mut())?;
     let _ = progress(&Progress { position: end, last_position: Some(end), events: report.events, elapsed: start.elapsed() });
     Ok(ScavengeReport { complete: true, ..report })
 }
 
-/// Whether the segment that is written to has something to be taken out.
-fn is_in_active(writer: &Writer<Deciding>, floors: &Floors) -> bool {
-    let floors: Vec<_> = floors.0.iter().collect();
-    // Not all at once under the lock that appends need.
-    floors.chunks(256).any(|floors| {
-        writer.with(|deciding| {
-            let active = deciding.index.active();
-            let is_there =
-                |(name, floor): &(&Name, &u64)| active.stream(&name.key()).is_some_and(|stream| active.before(stream).version + 1 < **floor);
-            floors.iter().any(is_there)
-        })
-    })
+/// Remembers what was carried out, so that nobody looks for it again: on disk what deletions say, in memory also what limits do.
+fn note(writer: &Writer<Deciding>, keeping: &Keeping, floors: &Floors, left: InActive, known: Option<&mut CarriedOut>) -> Result<()> {
+    for (name, floor) in floors.iter().filter(|(name, floor)| !floor.is_fixed && !left.streams.contains(*name)) {
+        keeping.note_taken_out(&name.key(), floor.position, floor.first - 1);
+    }
+    if let Some(position) = floors.carried_out(&left.streams) {
+        writer.note_scavenged(position)?;
+    }
+    if let Some(known) = known {
+        known.note(floors.upto, left.streams);
+    }
+    Ok(())
 }
 
 /// Notes the sealed segments that have something of a stream that is to be taken out.
-fn find(sealed: &Sealed, key: &StreamKey<'_>, floor: u64, files: &Files, segments: &mut BTreeSet<u64>) -> Result<()> {
+fn find(sealed: &Sealed, key: &StreamKey<'_>, floor: &Floor, files: &Files, segments: &mut BTreeSet<u64>) -> Result<()> {
     let mut next = sealed.find(key, files)?;
-    while let Some(span) = next {
-        let last = span.last_version.min(floor - 1);
+    while let Some(span) = next.filter(|span| span.last_version > floor.gone) {
+        let last = span.last_version.min(floor.first - 1);
         if span.first_version <= last && is_there(sealed, &span, key, last, files)? {
             segments.insert(span.segment.named.sequence);
         }

@@ -327,7 +327,8 @@ impl Copying<'_> {
         watermark.write_durably(&mark).map_err(|error| self.writing("write", WATERMARK, &error))?;
         // The names of what it names are durable before its own.
         self.target.sync_directory("").map_err(|error| self.writing("sync", "", &error))?;
-        let manifest = Manifest { epoch: manifest.epoch.max(chain.epoch), segments: self.segments.clone(), ..manifest.clone() };
+        let scavenged = manifest.scavenged.min(chain.position - 1);
+        let manifest = Manifest { epoch: manifest.epoch.max(chain.epoch), segments: self.segments.clone(), scavenged, ..manifest.clone() };
         manifest.replace(self.target).map_err(|error| self.writing("write", MANIFEST, &error))?;
         Ok(chain)
     }

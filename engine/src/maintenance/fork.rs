@@ -299,7 +299,8 @@ impl Forking<'_> {
         let watermark = Watermark::create(self.target, store_id).and_then(|mut watermark| watermark.write_durably(&mark));
         watermark.map_err(|error| self.writing("write", WATERMARK, &error))?;
         let lineage = self.manifest.lineage.of_fork(self.manifest.store_id, end.own_lsn, self.last);
-        let manifest = Manifest { store_id, lineage, epoch: end.chain.epoch, segments: std::mem::take(&mut self.segments) };
+        let scavenged = self.manifest.scavenged.min(self.last);
+        let manifest = Manifest { store_id, lineage, epoch: end.chain.epoch, segments: std::mem::take(&mut self.segments), scavenged };
         let prepared = manifest.prepare(self.target).map_err(|error| self.writing("write", MANIFEST, &error));
         // The names of what it names are durable before its own.
         prepared

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use crate::error::Result;
 use crate::log_store::LogStore;
-pub use crate::log_store::ScavengeReport;
+pub use crate::log_store::{Extent, ScavengeReport};
 use crate::progress::Progress;
 
 /// Takes out of an open store's files what was [deleted](crate::EventStore::delete) or has passed its
@@ -16,6 +16,10 @@ use crate::progress::Progress;
 /// the store (backups, forks) are stores of their own and keep what they have.
 ///
 /// Only segments are rewritten that have something to be taken out, one after the other; the one that is written to is sealed first, if it has.
+/// Who calls it often to save space, and need not be certain that everything is gone, takes [`scavenge_with`] and [`Extent::Worthwhile`].
+/// What was carried out is noted in the store, so that a later call looks at deletions that are new, and at aggregates whose limits go on
+/// taking effect.
+///
 /// Each counts as soon as it is rewritten, read again and compared with the one before. Stopped by `progress`, or killed at any moment, it goes
 /// on from there when it is called again; when nothing has to be taken out, nothing is written. It takes room for one segment at a time.
 ///
@@ -39,5 +43,31 @@ use crate::progress::Progress;
 /// # Ok::<(), eventuali::Error>(())
 /// ```
 pub fn scavenge(store: &LogStore, progress: impl FnMut(&Progress) -> ControlFlow<()>) -> Result<ScavengeReport> {
-    store.scavenge(progress)
+    store.scavenge(Extent::Everything, progress)
+}
+
+/// Scavenges a store [as thoroughly](Extent) as is said: [`scavenge`] is the same with [`Extent::Everything`].
+///
+/// # Errors
+/// Those of [`scavenge`].
+///
+/// ```
+/// use std::ops::ControlFlow;
+/// use eventuali::maintenance::{Extent, scavenge_with};
+/// use eventuali::{AppendBatch, EventStore, ExpectedVersion, LogStore, NewEvent};
+///
+/// let store = LogStore::memory()?;
+/// let registered = NewEvent::json("Registered", &serde_json::json!({"name": "Ada"}))?;
+/// store.append(AppendBatch::one("user-7", "User", ExpectedVersion::NoStream, vec![registered])).wait()?;
+/// store.delete("user-7".into(), ExpectedVersion::Exists).wait()?;
+/// // A segment of one event is not sealed for what it has,
+/// let report = scavenge_with(&store, Extent::Worthwhile, |_| ControlFlow::Continue(()))?;
+/// assert_eq!((report.events, report.left), (0, 1));
+/// // unless everything is to be gone.
+/// let report = scavenge_with(&store, Extent::Everything, |_| ControlFlow::Continue(()))?;
+/// assert_eq!((report.events, report.left), (1, 0));
+/// # Ok::<(), eventuali::Error>(())
+/// ```
+pub fn scavenge_with(store: &LogStore, extent: Extent, progress: impl FnMut(&Progress) -> ControlFlow<()>) -> Result<ScavengeReport> {
+    store.scavenge(extent, progress)
 }

@@ -92,7 +92,7 @@ impl<'a> Target<'a> {
         watermark.write_durably(&mark).map_err(|error| io("write", WATERMARK, &error))?;
         let mut segments = self.sealed;
         segments.push(named(&self.segment.header, None));
-        let manifest = Manifest { store_id: self.store_id, lineage: Lineage::default(), epoch: self.chain.epoch, segments };
+        let manifest = Manifest { store_id: self.store_id, lineage: Lineage::default(), epoch: self.chain.epoch, segments, scavenged: 0 };
         manifest.replace(self.storage).map_err(|error| io("write", MANIFEST, &error))
     }
 

@@ -1,12 +1,14 @@
 //! What a look-up reads in a store of thousands of segments, counted.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use eventuali::maintenance::scavenge;
 use eventuali::storage::{Access, Lock, MemoryStorage, Space, Storage, StorageFile};
-use eventuali::{Compress, Durability, EventStore, LogStore, OpenOptions, ReadStream, Result, StreamKey};
+use eventuali::{Compress, Durability, EventStore, ExpectedVersion, LogStore, OpenOptions, ReadStream, Result, StreamKey};
 
 use crate::arrange::{SEGMENT_BYTES, many, one};
 
@@ -206,4 +208,27 @@ fn in_thousands_of_segments_a_cold_aggregate_takes_a_few_page_reads_and_a_new_on
     println!("of some filters in memory: new {new:?}, cold {cold:?}");
     assert!((0.5..=1.0).contains(&new.0), "{new:?}");
     assert!(cold.0 <= 9.0 && cold.1 <= 15, "{cold:?}");
+}
+
+#[test]
+fn a_scavenge_looks_for_new_deletions_alone_also_in_another_process() {
+    let storage = Counting::new();
+    let mut store = open(&storage, 64 << 20);
+    fill(&store, 0..100);
+    let delete = |store: &LogStore, name: &str| store.delete(name.into(), ExpectedVersion::Exists).wait().expect("deleted");
+    // Half of them, in a segment each and with one that is appended to again and again.
+    (0..100).for_each(|segment| (0..5).for_each(|number| drop(delete(&store, &format!("aggregate-{segment}-{number}")))));
+    delete(&store, "large");
+    let scavenged = |store: &LogStore| scavenge(store, |_| ControlFlow::Continue(())).expect("it is scavenged").events;
+    assert_eq!(scavenged(&store), 500 + 100 + 100);
+    for round in 0..3 {
+        store.close().wait().expect("closed");
+        store = open(&storage, 64 << 20);
+        // Which deletions there are is read when the store is first used; files that are opened are looked at.
+        assert!(store.stream(StreamKey { tenant: "", aggregate_id: "nobody" }).wait().expect("an answer").is_none());
+        let (read, _) = pages_read(&storage, std::iter::once(String::new()), |_| assert_eq!(scavenged(&store), 0));
+        assert!(read < 20.0, "{read} pages in round {round}");
+    }
+    delete(&store, "aggregate-50-9");
+    assert_eq!((scavenged(&store), scavenged(&store)), (1, 0));
 }

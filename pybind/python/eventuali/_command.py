@@ -146,7 +146,15 @@ def _parser() -> argparse.ArgumentParser:
         "--at", type=int, metavar="POSITION", help="the last event that it has; all of them unless it is given"
     )
     files("compress", "compress a store's finished segment files where that makes them smaller", _compress, "PATH")
-    files("scavenge", "take out of a store's files what was deleted, and give back the space", _scavenge, "PATH")
+    other = files(
+        "scavenge", "take out of a store's files what was deleted, and give back the space", _scavenge, "PATH"
+    )
+    other.add_argument(
+        "--worthwhile",
+        action="store_true",
+        help="for whoever scavenges often: leave what is in the segment that is written to, unless that has 4 MiB or more and a quarter of it "
+        "can be given back; without this nothing of what was deleted stays",
+    )
     files("check", "read every byte of a store's files, and name every damaged place", _check, "PATH")
     files("salvage", "write what can be saved of a damaged store to a new one", _salvage, "PATH", "TARGET")
     return parser
@@ -297,11 +305,14 @@ def _compress(options: argparse.Namespace, screen: "Screen") -> int:
 
 
 def _scavenge(options: argparse.Namespace, screen: "Screen") -> int:
-    done = maintenance.scavenge(options.path, progress=screen.progress("scavenge"))
+    done = maintenance.scavenge(
+        options.path, extent="worthwhile" if options.worthwhile else "everything", progress=screen.progress("scavenge")
+    )
     screen.end()
     print(
         f"took out {_many(done.events, 'event')} of {_many(done.segments, 'segment')}: "
         f"{_many(done.bytes_before, 'byte')} before, {done.bytes_after:,} now"
+        + (f"; {done.left:,} left in the segment that is written to" if done.left else "")
     )
     return 0
 

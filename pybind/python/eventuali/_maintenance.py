@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, final
+from typing import Any, Literal, TypeAlias, final
 from uuid import UUID
 
 from typing_extensions import override
@@ -15,6 +15,9 @@ from eventuali._places import require_path
 
 Directory: TypeAlias = str | os.PathLike[str]
 """The path of a store's directory."""
+
+Extent: TypeAlias = Literal["everything", "worthwhile"]
+"""How thoroughly a store is scavenged."""
 
 
 @final
@@ -102,6 +105,9 @@ class ScavengeReport:
 
     bytes_after: int
     """How long they are."""
+
+    left: int
+    """How many events stay in the segment that is written to, because taking them out was not worthwhile."""
 
     complete: bool
     """Whether everything was done; `False` if `progress` has stopped it before."""
@@ -343,11 +349,13 @@ async def compress(store: AnyStore, *, blocking: bool) -> CompressReport:
         return CompressReport(*await carried_out(move, None, blocking=blocking))
 
 
-async def scavenge(store: AnyStore, progress: AwaitableReport | None, *, blocking: bool) -> ScavengeReport:
+async def scavenge(
+    store: AnyStore, extent: Extent, progress: AwaitableReport | None, *, blocking: bool
+) -> ScavengeReport:
     """Gives back the space of what was deleted."""
     require_report(progress)
     async with Opened(store, is_source=True, blocking=blocking, only_reads=False) as core:
-        move = _eventuali.start_scavenge(core, blocking)
+        move = _eventuali.start_scavenge(core, extent, blocking)
         return ScavengeReport(*await carried_out(move, progress, blocking=blocking))
 
 

@@ -5,6 +5,7 @@ from eventuali._maintenance import (
     BackupReport,
     CompressReport,
     Directory,
+    Extent,
     ForkReport,
     SalvageReport,
     ScavengeReport,
@@ -57,9 +58,9 @@ def compress(store: AnyStore) -> CompressReport:
     return finished(_maintenance.compress(store, blocking=True))
 
 
-def scavenge(store: AnyStore, *, progress: Report | None = None) -> ScavengeReport:
+def scavenge(store: AnyStore, *, extent: Extent = "everything", progress: Report | None = None) -> ScavengeReport:
     """Takes out of an open store's files what was deleted or has passed its limits, while others append and read."""
-    return finished(_maintenance.scavenge(store, progress, blocking=True))
+    return finished(_maintenance.scavenge(store, extent, progress, blocking=True))
 
 
 def verify(path: Directory, *, progress: Report | None = None) -> VerifyReport:

@@ -33,6 +33,7 @@ from eventuali._maintenance import (
     CompressReport,
     Damage,
     Directory,
+    Extent,
     ForkReport,
     KeptRange,
     LostRange,
@@ -162,7 +163,9 @@ async def compress(store: AnyStore) -> CompressReport:
     return await _maintenance.compress(store, blocking=False)
 
 
-async def scavenge(store: AnyStore, *, progress: AwaitableReport | None = None) -> ScavengeReport:
+async def scavenge(
+    store: AnyStore, *, extent: Extent = "everything", progress: AwaitableReport | None = None
+) -> ScavengeReport:
     """Takes out of an open store's files what was deleted or has passed its limits, while others append and read.
 
     When it returns, the bytes of these events are in none of the store's files, and the space is free; unless a backup has the old files
@@ -171,16 +174,19 @@ async def scavenge(store: AnyStore, *, progress: AwaitableReport | None = None) 
 
     Args:
         store: an open store, or the directory of one, which is then opened for as long as it takes.
+        extent: with `"worthwhile"` the segment that is written to is sealed only if it has 4 MiB or more and a quarter of it can be given
+            back; what is left out and stays in it is told as `left`. That is for who scavenges often to save space: `"everything"`
+            seals it however short it is, and many short segments stay.
         progress: told before each segment how far it is; `False` stops it, and what was done stays done.
 
     Raises:
         UnsupportedError: the store is a database.
-        ConfigurationError: the store is named, and there is none.
+        ConfigurationError: the store is named, and there is none, or the extent is none of these.
         StoreLockedError: the store is named, and another process has it open.
         CorruptionError: a segment that has something to be taken out is damaged; it is left as it is.
         StorageFullError: there is no room for another generation of a segment.
     """
-    return await _maintenance.scavenge(store, progress, blocking=False)
+    return await _maintenance.scavenge(store, extent, progress, blocking=False)
 
 
 async def verify(path: Directory, *, progress: AwaitableReport | None = None) -> VerifyReport:

@@ -25,7 +25,7 @@ from eventuali._eventuali import (
     Receipt,
     Retention,
 )
-from eventuali._maintenance import ScavengeReport
+from eventuali._maintenance import Extent, ScavengeReport
 from eventuali._moving import Report
 from eventuali._opening import OpenRequest, Place, core_of, html_summary, require_act, require_attempts, summary
 from eventuali._places import require_path
@@ -491,9 +491,9 @@ class EventStore:
         retention: Retention | Pending[Retention] = self._core.retention(aggregate_id)
         return (await retention) if isinstance(retention, Pending) else retention
 
-    async def scavenge(self, *, progress: Report | None = None) -> ScavengeReport:
+    async def scavenge(self, *, extent: Extent = "everything", progress: Report | None = None) -> ScavengeReport:
         """Takes out of the store's files what was deleted or has passed its limits: see `eventuali.maintenance.scavenge`."""
-        return await _maintenance.scavenge(self, progress, blocking=False)
+        return await _maintenance.scavenge(self, extent, progress, blocking=False)
 
     def read(
         self,

@@ -13,7 +13,7 @@ from eventuali import _maintenance_sync as maintenance
 from eventuali._eventuali import Capabilities, EventMetadata, EventStoreCore, OpenReport, Receipt, Retention
 from eventuali._eventuali import SyncEventBatches as EventBatches
 from eventuali._eventuali import SyncEventStream as EventStream
-from eventuali._maintenance import ScavengeReport
+from eventuali._maintenance import Extent, ScavengeReport
 from eventuali._moving import Report
 from eventuali._moving_sync import (
     Mirror,
@@ -194,9 +194,9 @@ class EventStore:
         retention: Retention = self._core.retention(aggregate_id)
         return retention
 
-    def scavenge(self, *, progress: Report | None = None) -> ScavengeReport:
+    def scavenge(self, *, extent: Extent = "everything", progress: Report | None = None) -> ScavengeReport:
         """Takes out of the store's files what was deleted or has passed its limits: see `eventuali.maintenance.scavenge`."""
-        return maintenance.scavenge(self, progress=progress)
+        return maintenance.scavenge(self, extent=extent, progress=progress)
 
     def read(
         self,

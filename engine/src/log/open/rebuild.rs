@@ -94,7 +94,7 @@ impl Rebuilt {
         let store_id = self.makers.last().map(|(store_id, ..)| *store_id).unwrap_or_default();
         let ancestor = |pair: &[(Uuid, u64, u64)]| Ancestor { store_id: pair[0].0, end_lsn: pair[1].1, position: pair[1].2 - 1 };
         let lineage = Lineage::new(self.makers.windows(2).map(ancestor).collect());
-        Manifest { store_id, lineage, epoch: self.epoch, segments: self.segments }
+        Manifest { store_id, lineage, epoch: self.epoch, segments: self.segments, scavenged: 0 }
     }
 }
 

@@ -51,6 +51,7 @@ impl Opening<'_> {
             epoch_floor,
             outcome: if created { Outcome::Created } else { Outcome::Clean },
             rewritten_bytes: 0,
+            scavenged: found.manifest.scavenged.min(found.chain.position - 1),
         };
         let last_good = Position(found.chain.position - 1);
         match (found.damage.clone(), self.on_damage) {
@@ -86,7 +87,7 @@ impl Opening<'_> {
                     cut(last, found.chain.lsn)?;
                     settled.outcome = Outcome::Recovered { bytes: found.rest.bytes, frames: found.rest.frames };
                 }
-                if found.adopted {
+                if found.adopted || found.manifest.scavenged >= found.chain.position {
                     let manifest = manifest_of(&found, epoch_floor);
                     manifest.replace(self.storage).map_err(|error| self.io("write", MANIFEST, &error))?;
                 }
@@ -272,7 +273,9 @@ fn manifest_of(found: &Found, epoch: u32) -> Manifest {
         ManifestSegment { digest, is_packed, ..now }
     });
     let segments = found.passed_over.iter().copied().chain(read).collect();
-    Manifest { store_id: found.manifest.store_id, lineage: found.manifest.lineage.clone(), epoch, segments }
+    // What is appended after a loss has positions that were given before.
+    let scavenged = found.manifest.scavenged.min(found.chain.position - 1);
+    Manifest { store_id: found.manifest.store_id, lineage: found.manifest.lineage.clone(), epoch, segments, scavenged }
 }
 
 /// Where the manifest says that the last segment that was read ends, if it was sealed.

@@ -16,6 +16,8 @@ use crate::log::segment::{Segment, file_name, parse_name, temporary_name};
 pub(super) struct Named {
     /// Whether it is certain, also after a power failure, that it says what the writer believes.
     pub(super) is_certain: bool,
+    /// Up to which position deletions were carried out.
+    pub(super) scavenged: u64,
 }
 
 /// Files that stay where they are, whatever replaces them, until this is dropped.
@@ -108,7 +110,38 @@ impl<D: Decider> Writer<D> {
     /// Makes a manifest count that says this of a segment.
     fn name(&self, after: &ManifestSegment) -> Result<()> {
         let mut named = self.manifest.lock();
-        let manifest = self.manifest_with(after)?;
+        let manifest = self.manifest_with(Some(after), named.scavenged)?;
+        self.replace_manifest(&manifest, &mut named)?;
+        let entry = |entry: &&mut ManifestSegment| entry.sequence == after.sequence;
+        let before = self.core.lock().sealed.iter_mut().find(entry).map(|entry| std::mem::replace(entry, *after));
+        if before.is_some_and(|before| before.generation != after.generation) {
+            self.segments().replace(after);
+        }
+        Ok(())
+    }
+
+    /// Up to which position deletions were carried out, as far as that was noted.
+    pub(crate) fn scavenged(&self) -> u64 {
+        self.manifest.lock().scavenged
+    }
+
+    /// Notes that the deletions up to a position, which are on disk, were carried out in all segments.
+    ///
+    /// # Errors
+    /// What keeps the writer from writing; [`Io`](Error::Io). Then they are looked at again.
+    pub(crate) fn note_scavenged(&self, position: u64) -> Result<()> {
+        let mut named = self.manifest.lock();
+        if position <= named.scavenged {
+            return Ok(());
+        }
+        let manifest = self.manifest_with(None, position)?;
+        self.replace_manifest(&manifest, &mut named)?;
+        named.scavenged = position;
+        Ok(())
+    }
+
+    /// Makes a manifest the one that counts.
+    fn replace_manifest(&self, manifest: &Manifest, named: &mut Named) -> Result<()> {
         let fail = |operation, error: &std::io::Error| Error::io(operation, self.storage.path().join(MANIFEST), error);
         self.is_at_home()?;
         manifest.prepare(&*self.storage).map_err(|error| fail("prepare", &error))?;
@@ -120,29 +153,24 @@ impl<D: Decider> Writer<D> {
             return Err(fail("replace", &error));
         }
         named.is_certain = true;
-        let entry = |entry: &&mut ManifestSegment| entry.sequence == after.sequence;
-        let before = self.core.lock().sealed.iter_mut().find(entry).map(|entry| std::mem::replace(entry, *after));
-        if before.is_some_and(|before| before.generation != after.generation) {
-            self.segments().replace(after);
-        }
         Ok(())
     }
 
-    /// The manifest that counts, but for what it says of one segment.
-    fn manifest_with(&self, after: &ManifestSegment) -> Result<Manifest> {
+    /// The manifest that counts, but for what it says of one segment, and of deletions.
+    fn manifest_with(&self, after: Option<&ManifestSegment>, scavenged: u64) -> Result<Manifest> {
         let core = self.core.lock();
         if let Some(error) = core.refusal() {
             return Err(error);
         }
-        let mut segments: Vec<ManifestSegment> =
-            core.sealed.iter().map(|entry| if entry.sequence == after.sequence { *after } else { *entry }).collect();
+        let said = |entry: &ManifestSegment| after.filter(|after| after.sequence == entry.sequence).copied().unwrap_or(*entry);
+        let mut segments: Vec<ManifestSegment> = core.sealed.iter().map(said).collect();
         let last = &core.segment.header;
         if segments.last().is_none_or(|sealed| sealed.sequence != last.sequence) {
             segments.push(named(last, None));
         }
         // Before the first append no frame has an epoch as high as the manifest may have said.
         let epoch = core.new_epoch.map_or(core.chain.epoch, |next| next - 1);
-        Ok(Manifest { store_id: self.store_id, lineage: self.lineage.clone(), epoch, segments })
+        Ok(Manifest { store_id: self.store_id, lineage: self.lineage.clone(), epoch, segments, scavenged })
     }
 
     /// Removes the files of segments' generations that the manifest does not name: superseded ones, and those that an end of the process

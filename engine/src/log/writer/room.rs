@@ -105,7 +105,8 @@ impl<D: Decider> Writer<D> {
         let mut seal = Vec::new();
         let mut chain = core.chain;
         let anchor = chain.checksum;
-        let mut manifest = Manifest { store_id: self.store_id, lineage: self.lineage.clone(), epoch: chain.epoch, segments: core.sealed.clone() };
+        let (store_id, lineage, scavenged) = (self.store_id, self.lineage.clone(), manifest_on_disk.scavenged);
+        let mut manifest = Manifest { store_id, lineage, epoch: chain.epoch, segments: core.sealed.clone(), scavenged };
         if !sealed {
             core.context().plain(&mut seal, Kind::Seal, &encode_seal(anchor, chain.position));
             chain.lsn += seal.len() as u64;
@@ -162,6 +163,12 @@ impl<D: Decider> Writer<D> {
         drop(manifest_on_disk);
         MutexGuard::unlocked(core, || D::after_rolling(self));
         Ok(())
+    }
+
+    /// How long the segment that is written to is.
+    pub(crate) fn active_bytes(&self) -> u64 {
+        let core = self.core.lock();
+        core.segment.offset(core.chain.lsn)
     }
 
     /// Seals the segment that is written to, if it has frames, and begins the next one.

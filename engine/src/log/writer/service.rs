@@ -19,7 +19,7 @@ use crate::log::segments::Segments;
 use crate::log::watermark::{Mark, Watermark};
 
 /// A segment that has grown to this is sealed at a clean close: it need not be read when the log is opened.
-const SEALED_AT_CLOSE_BYTES: u64 = 4 << 20;
+pub(crate) const SEALED_AT_CLOSE_BYTES: u64 = 4 << 20;
 
 impl<D: Decider> Writer<D> {
     /// Fails if another writer may be at work: what was locked is gone.
@@ -193,7 +193,7 @@ impl<D: Decider> Writer<D> {
 
     /// Seals the last segment, if there is space for the manifest that says so; the next one is begun by whoever appends again.
     fn seal_at_close(self: &Arc<Self>, core: &mut Guard<'_, D>) -> Result<bool> {
-        let _manifest_on_disk = MutexGuard::unlocked(core, || self.manifest.lock());
+        let manifest_on_disk = MutexGuard::unlocked(core, || self.manifest.lock());
         let segment = Arc::clone(&core.segment);
         let before = core.chain;
         let durable = FrameContext { durable_upto: before.lsn, ..core.context() };
@@ -202,8 +202,8 @@ impl<D: Decider> Writer<D> {
         let end = Point { lsn: before.lsn + seal.len() as u64, position: before.position - 1 };
         let mark = core.mark(end, end);
         let sealed = named(&segment.header, Some(end.lsn));
-        let mut manifest =
-            Manifest { store_id: self.store_id, lineage: self.lineage.clone(), epoch: core.chain.epoch, segments: core.sealed.clone() };
+        let (store_id, lineage, scavenged) = (self.store_id, self.lineage.clone(), manifest_on_disk.scavenged);
+        let mut manifest = Manifest { store_id, lineage, epoch: core.chain.epoch, segments: core.sealed.clone(), scavenged };
         manifest.segments.push(sealed);
         let prepared = MutexGuard::unlocked(core, || {
             self.check_lock().and_then(|()| self.check_place()).map_err(|error| segment.io("close", &error))?;

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use eventuali::maintenance::{
-    BackupReport, Damage, ForkReport, PositionRange, SalvageReport, ScavengeReport, StreamLoss, Transfer, VerifyReport, backup, fork, salvage,
-    scavenge, verify,
+    BackupReport, Damage, Extent, ForkReport, PositionRange, SalvageReport, ScavengeReport, StreamLoss, Transfer, VerifyReport, backup, fork,
+    salvage, scavenge_with, verify,
 };
 use eventuali::{Compression, Error, LogStore, Position};
 use eventuali_sql::Store;
@@ -13,6 +13,7 @@ use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 
 use super::{Outcome, PyEventStore, PyMove};
+use crate::bridge::configuration;
 use crate::store::Handle;
 use crate::store::arguments::at_least_or_none;
 
@@ -103,7 +104,7 @@ fn embedded<'a>(handle: &'a Handle, instead: &str) -> Result<&'a LogStore, Error
 
 /// What scavenging has given back, for Python.
 pub(super) fn scavenged(py: Python<'_>, report: &ScavengeReport) -> PyResult<Py<PyAny>> {
-    (report.events, report.segments, report.bytes_before, report.bytes_after, report.complete).into_py_any(py)
+    (report.events, report.segments, report.bytes_before, report.bytes_after, report.left, report.complete).into_py_any(py)
 }
 
 /// What compressing came to, for Python.
@@ -121,14 +122,19 @@ pub(crate) fn start_compress(py: Python<'_>, store: &PyEventStore, blocking: boo
 }
 
 #[pyfunction]
-pub(crate) fn start_scavenge(py: Python<'_>, store: &PyEventStore, blocking: bool) -> PyResult<PyMove> {
+pub(crate) fn start_scavenge(py: Python<'_>, store: &PyEventStore, extent: &Bound<'_, PyAny>, blocking: bool) -> PyResult<PyMove> {
+    let extent = match extent.extract::<&str>() {
+        Ok("everything") => Extent::Everything,
+        Ok("worthwhile") => Extent::Worthwhile,
+        _ => return Err(configuration(py, &format!("extent is \"everything\" or \"worthwhile\", not {}", extent.repr()?))),
+    };
     let handle = Arc::clone(&store.handle);
     PyMove::begin(py, blocking, move |shared| {
         let Store::Embedded(store) = handle.kind() else {
             let message = format!("{} is a database, which keeps every event: aggregates are deleted in stores in a directory alone", handle.place());
             return Err(Error::Unsupported { message }.into());
         };
-        Ok(Outcome::Scavenged(scavenge(store, |progress| shared.report(progress))?))
+        Ok(Outcome::Scavenged(scavenge_with(store, extent, |progress| shared.report(progress))?))
     })
 }
 
