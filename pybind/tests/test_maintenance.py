@@ -406,3 +406,13 @@ for spare in range(1, 12):
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_may_have_followed_an_unreadable_end_is_told(orders: Path, tmp_path: Path) -> None:
+    (orders / SEGMENT).write_bytes(bytes((orders / SEGMENT).stat().st_size))
+    (orders / "WATERMARK").unlink()
+    saved = blocking.salvage(orders, tmp_path / "saved")
+    assert (saved.events, saved.lost, saved.unknown_after) == (0, (), 0)
+    told = command("salvage", orders, tmp_path / "again")
+    assert told.returncode == 1
+    assert "lost: whatever may have followed position 0" in told.stdout

@@ -2,6 +2,7 @@
 
 mod check;
 mod compare;
+mod origin;
 #[cfg(test)]
 pub(crate) mod tests;
 mod write;

@@ -10,6 +10,7 @@ use super::indexing::Indexer;
 use super::packing::Compress;
 use super::{Inner, LogStore, registry};
 use crate::error::{Error, Result};
+use crate::index::sealed::SealedIndex;
 use crate::log::compressed::{Compression, compress_closed};
 use crate::log::follow::Follow;
 use crate::log::open::rebuild_manifest as rebuild;
@@ -314,7 +315,8 @@ fn make_directory(path: &Path) -> Result<bool> {
 /// [`StoreLocked`](Error::StoreLocked), [`Corruption`](Error::Corruption) if a segment's header is damaged,
 /// [`Configuration`](Error::Configuration) if there are no segments, [`Io`](Error::Io).
 pub fn rebuild_manifest(path: impl AsRef<Path>) -> Result<()> {
-    rebuild(&existing(path.as_ref())?)
+    let storage = existing(path.as_ref())?;
+    rebuild(&storage, &|header, end_lsn, end_position| SealedIndex::origin_told(&storage, header, end_lsn, end_position))
 }
 
 /// The directory of a store that must be there.

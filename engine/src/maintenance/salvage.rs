@@ -76,6 +76,9 @@ pub struct SalvageReport {
     pub kept: Vec<Transfer>,
     /// The positions that could not be saved.
     pub lost: Vec<PositionRange>,
+    /// Where the end of the store is damaged and nothing tells where it was: more events may have followed this position, all of which are
+    /// lost.
+    pub unknown_after: Option<Position>,
     /// The aggregates that are known to have lost events. An event that is lost with its aggregate's last ones, and whose names
     /// are lost too, is in `lost` alone.
     pub streams: Vec<StreamLoss>,
@@ -131,6 +134,7 @@ pub fn salvage_storage(source: &dyn Storage, target: &dyn Storage, mut progress:
     losses.skip_to(surveyed.end_position);
     report.store_id = written.store_id();
     report.lost = losses.ranges;
+    report.unknown_after = surveyed.is_end_unknown.then(|| Position(surveyed.end_position - 1));
     report.unpromised_bytes = surveyed.unpromised_bytes;
     report.streams = losses.streams.into_values().collect();
     for stream in &mut report.streams {

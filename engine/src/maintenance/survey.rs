@@ -63,6 +63,8 @@ pub(super) struct Surveyed {
     pub(super) unpromised_bytes: u64,
     /// The position behind the last event that was promised, as far as anything tells.
     pub(super) end_position: u64,
+    /// Whether the log may have gone on there: its end is damaged, and nothing tells where that was.
+    pub(super) is_end_unknown: bool,
 }
 
 /// What is known of where a segment ends.
@@ -89,6 +91,8 @@ pub(super) struct Surveyor<'a> {
     pub(super) filled: usize,
     pub(super) file_ended: bool,
     pub(super) unreadable: Option<Unreadable>,
+    /// Whether what the last segment ends with could be read.
+    pub(super) is_end_lost: bool,
     pub(super) surveyed: Surveyed,
     pub(super) deliver: &'a mut Deliver<'a>,
 }
@@ -108,6 +112,7 @@ pub(super) fn survey<'a>(storage: &'a dyn Storage, files: Files, deliver: &'a mu
         filled: 0,
         file_ended: false,
         unreadable: None,
+        is_end_lost: false,
         surveyed: Surveyed::default(),
         deliver,
     };
@@ -120,7 +125,9 @@ pub(super) fn survey<'a>(storage: &'a dyn Storage, files: Files, deliver: &'a mu
     }
     surveyor.check_end(has_watermark, places.last());
     surveyor.flush()?;
-    Ok(Surveyed { end_position: surveyor.chain.position, ..surveyor.surveyed })
+    let end_position = surveyor.chain.position;
+    let is_told = has_watermark && surveyor.mark.visible_position < end_position;
+    Ok(Surveyed { end_position, is_end_unknown: surveyor.is_end_lost && !is_told, ..surveyor.surveyed })
 }
 
 impl Surveyor<'_> {
@@ -158,6 +165,7 @@ impl Surveyor<'_> {
             self.note_those_missing_before(place);
         }
         let Some(source) = self.source_of(place, &ahead)? else {
+            self.is_end_lost = ahead.is_last;
             self.pass_over(&ahead);
             return Ok(());
         };

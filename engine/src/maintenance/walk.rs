@@ -168,6 +168,7 @@ impl Surveyor<'_> {
             self.chain = before(&header, &self.chain);
             return Ok(true);
         }
+        self.is_end_lost = ahead.is_last;
         let promised = if ahead.is_last { self.promised_position() } else { first };
         let end_position = ahead.position.unwrap_or(promised).max(first);
         let file_end = source.file.length().map_err(|error| Error::io("look up", source.name.clone(), &error))?;

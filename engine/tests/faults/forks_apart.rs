@@ -110,6 +110,39 @@ fn the_manifest_of_a_fork_is_rebuilt_from_its_segments() {
     assert!(damage.segment == 4 && damage.reason.contains("another store"), "{damage}");
 }
 
+/// Nothing but the index files of a fork that shares no segment says whose hashes they have.
+#[test]
+fn the_manifest_of_a_fork_that_has_copied_all_it_has_is_rebuilt_with_its_origin() {
+    let (parent, ..) = siblings();
+    let store = open(&parent).expect("opened");
+    for at in [1, 4] {
+        let (_, target) = forked(&store, &parent, &format!("early-{at}"), Some(at)).expect("forked");
+        let fork = open(&target).expect("opened");
+        for number in 0..6 {
+            fork.append(one(&format!("new-{number}"), 30_000)).wait().expect("stored");
+        }
+        let expected = read_all(&fork).expect("readable");
+        fork.close().wait().expect("closed");
+        for lost in [None, Some("000000001.idx"), Some("000000002.idx")] {
+            let mut files = target.files();
+            assert!(files.contains_key("000000001.idx") && files.contains_key("000000002.idx"), "{:?}", files.keys());
+            files.remove(MANIFEST);
+            if let Some(damaged) = lost.and_then(|lost| files.get_mut(lost)) {
+                damaged[5000] ^= 1;
+            }
+            let (_directory, path) = in_directory(&files);
+            rebuild_manifest(&path).expect("rebuilt");
+            let found = verify(&path, on).expect("read");
+            assert_eq!(found.damaged_places, u64::from(lost.is_some()), "{:?}", found.damage);
+            assert!(found.damage.iter().all(|damage| Some(&*damage.file) == lost), "{:?}", found.damage);
+            let store = LogStore::open(&path).expect("it opens");
+            assert!(read_all(&store).expect("readable") == expected);
+            assert_eq!(read_stream(&store, "new-1"), 1);
+            store.close().wait().expect("closed");
+        }
+    }
+}
+
 fn in_directory(files: &Files) -> (tempfile::TempDir, std::path::PathBuf) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     for (name, bytes) in files {

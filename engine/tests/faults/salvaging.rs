@@ -7,7 +7,9 @@ use std::path::Path;
 
 use eventuali::maintenance::{SalvageReport, salvage, salvage_storage};
 use eventuali::storage::FaultyStorage;
-use eventuali::{Durability, Error, Event, EventMetadata, EventStore, LogStore, NewEvent, OpenOptions, OpenOutcome, ReadAll, Tag, Timestamp};
+use eventuali::{
+    Durability, Error, Event, EventMetadata, EventStore, LogStore, NewEvent, OpenOptions, OpenOutcome, Position, ReadAll, Tag, Timestamp,
+};
 
 use crate::arrange::{Chance, SEGMENT_BYTES, many, one, open, read_all, rounds};
 use crate::files::{FIRST, Files, MANIFEST, SECOND, THIRD, WATERMARK, flip, frames, holding, small_store, three_segments, u32_at};
@@ -233,6 +235,32 @@ fn a_torn_tail_is_not_saved_and_is_no_loss() {
     torn.get_mut(FIRST).expect("it is there")[end..end + 50].fill(7);
     let report = judge("torn", &files, &torn, &events);
     assert_eq!((report.unpromised_bytes, report.lost.len(), report.events), (50, 0, events.len() as u64));
+}
+
+/// Nobody knows what a segment had of which nothing can be read, where nothing else tells.
+#[test]
+fn what_may_have_followed_an_unreadable_end_is_told() {
+    let (files, events) = three_segments();
+    let salvaged = |files: &Files| salvage_storage(&holding(files), &FaultyStorage::new(0), on).expect("salvaged");
+    assert_eq!(salvaged(&files).unknown_after, None);
+    let (end, before) = (events.len() as u64, salvaged(&files).events);
+    assert_eq!(end, before);
+    let mut unreadable = files.clone();
+    unreadable.get_mut(THIRD).expect("it is there").fill(7);
+    let mut missing = files.clone();
+    missing.remove(THIRD);
+    for mut damaged in [unreadable, missing] {
+        // The watermark tells how far it went.
+        let report = salvaged(&damaged);
+        assert_eq!((report.unknown_after, report.lost.last().map(|lost| lost.last)), (None, Some(end)));
+        damaged.remove(WATERMARK);
+        let report = salvaged(&damaged);
+        assert_eq!((report.unknown_after, report.lost.len()), (Some(Position(report.events)), 0));
+        assert!(report.events < end && report.damaged_places > 0);
+    }
+    let mut without = files.clone();
+    without.remove(WATERMARK);
+    assert_eq!((salvaged(&without).unknown_after, salvaged(&without).events), (None, end));
 }
 
 #[test]

@@ -334,6 +334,8 @@ def _salvage(options: argparse.Namespace, screen: "Screen") -> int:
     _damage_told(saved.damage, saved.damaged_places)
     for positions in saved.lost:
         print(f"lost: {_range('position', positions)}")
+    if saved.unknown_after is not None:
+        print(f"lost: whatever may have followed position {saved.unknown_after:,}; nothing tells how much that was")
     for stream in saved.streams:
         tenant = f" of tenant {stream.tenant!r}" if stream.tenant else ""
         lost = ", ".join(_range("version", versions) for versions in stream.lost)
@@ -342,7 +344,7 @@ def _salvage(options: argparse.Namespace, screen: "Screen") -> int:
             for versions in stream.kept
         )
         print(f"lost of {stream.aggregate_id!r}{tenant}: {lost}; {kept or 'nothing is kept'}")
-    return _FAILED if saved.lost else 0
+    return _FAILED if saved.lost or saved.unknown_after is not None else 0
 
 
 def _damage_told(damage: tuple[Damage, ...], places: int) -> int:

@@ -253,6 +253,10 @@ class SalvageReport:
     lost: tuple[LostRange, ...]
     """The positions that could not be saved."""
 
+    unknown_after: int | None
+    """A position where the end of the store is damaged and nothing tells where that was: more events may have followed it, all of which
+    are lost. `None` where everything that is lost is known."""
+
     streams: tuple[StreamLoss, ...]
     """The aggregates that are known to have lost events."""
 
@@ -288,7 +292,7 @@ def _verify_report(parts: tuple[Any, ...]) -> VerifyReport:
 
 def _salvage_report(parts: tuple[Any, ...]) -> SalvageReport:
     """What the core says that salvaging has saved."""
-    store_id, events, removed, kept, lost, streams, damage, damaged_places, unpromised_bytes, complete = parts
+    store_id, events, removed, kept, lost, unknown_after, streams, damage, (damaged_places, unpromised, complete) = parts
     losses = tuple(StreamLoss(tenant, name, _lost(gone), _kept(left)) for tenant, name, gone, left in streams)
     return SalvageReport(
         store_id,
@@ -296,10 +300,11 @@ def _salvage_report(parts: tuple[Any, ...]) -> SalvageReport:
         removed,
         _kept(kept),
         _lost(lost),
+        unknown_after,
         losses,
         _places(damage),
         damaged_places,
-        unpromised_bytes,
+        unpromised,
         complete,
     )
 

@@ -15,12 +15,16 @@ use crate::log::segment::{Segment, file_name};
 use crate::log::storage::{Access, Storage};
 use crate::log::watermark::{WATERMARK, Watermark};
 
+/// The root of the family of stores that a sealed segment's index was made in, by its header, the LSN behind its seal, and the position
+/// after it; `None` where that is not known.
+pub(crate) type OriginOf<'a> = dyn Fn(&SegmentHeader, u64, u64) -> Option<Uuid> + 'a;
+
 /// Writes a new manifest from what the segment files say of themselves. The old one is kept in quarantine.
-pub(crate) fn rebuild_manifest(storage: &dyn Storage) -> Result<()> {
-    with_lock(storage, || rebuild_manifest_locked(storage)).map(drop)
+pub(crate) fn rebuild_manifest(storage: &dyn Storage, origin_of: &OriginOf<'_>) -> Result<()> {
+    with_lock(storage, || rebuild_manifest_locked(storage, origin_of)).map(drop)
 }
 
-fn rebuild_manifest_locked(storage: &dyn Storage) -> Result<()> {
+fn rebuild_manifest_locked(storage: &dyn Storage, origin_of: &OriginOf<'_>) -> Result<()> {
     let opening = Opening { storage, on_damage: OnDamage::Refuse, names: OnceCell::new() };
     let mut names = opening.names()?.segments().to_vec();
     // Of several generations the latest: each was compared with the one before it when it was made.
@@ -37,6 +41,10 @@ fn rebuild_manifest_locked(storage: &dyn Storage) -> Result<()> {
         // Each by itself: whether those of one store continue each other is judged when it is opened.
         let scan = segment.scan(&first_chain(&segment.header), &mut |_, _| Ok(()))?;
         rebuilt.add(&segment, &scan)?;
+        if let (None, Some(seal)) = (rebuilt.origin, scan.seal) {
+            // A fork may have none of its ancestors' segments any more.
+            rebuilt.origin = origin_of(&segment.header, scan.chain.lsn, seal.end_position);
+        }
     }
     let manifest = rebuilt.manifest();
     if let Some(store_id) = Watermark::store_of(storage).filter(|store_id| *store_id != manifest.store_id) {
@@ -58,6 +66,8 @@ struct Rebuilt {
     epoch: u32,
     /// The stores that segments were made by, the root first, each with where its first one begins.
     makers: Vec<(Uuid, u64, u64)>,
+    /// The root of the family, if something else tells it.
+    origin: Option<Uuid>,
     seal: Option<Seal>,
 }
 
@@ -93,7 +103,12 @@ impl Rebuilt {
     fn manifest(self) -> Manifest {
         let store_id = self.makers.last().map(|(store_id, ..)| *store_id).unwrap_or_default();
         let ancestor = |pair: &[(Uuid, u64, u64)]| Ancestor { store_id: pair[0].0, end_lsn: pair[1].1, position: pair[1].2 - 1 };
-        let lineage = Lineage::new(self.makers.windows(2).map(ancestor).collect());
+        let mut ancestors: Vec<Ancestor> = self.makers.windows(2).map(ancestor).collect();
+        let is_other = |origin: &Uuid| self.makers.iter().all(|(maker, ..)| maker != origin);
+        if let (Some(root), Some((_, end_lsn, position))) = (self.origin.filter(is_other), self.makers.first()) {
+            ancestors.insert(0, Ancestor { store_id: root, end_lsn: *end_lsn, position: position - 1 });
+        }
+        let lineage = Lineage::new(ancestors);
         Manifest { store_id, lineage, epoch: self.epoch, segments: self.segments, scavenged: 0 }
     }
 }

@@ -75,11 +75,10 @@ pub(super) fn salvaged(py: Python<'_>, report: &SalvageReport) -> PyResult<Py<Py
         report.removed,
         transfers(&report.kept),
         ranges(&report.lost),
+        report.unknown_after.map(|position| position.0),
         streams,
         damage,
-        report.damaged_places,
-        report.unpromised_bytes,
-        report.complete,
+        (report.damaged_places, report.unpromised_bytes, report.complete),
     )
         .into_py_any(py)
 }
