@@ -14,6 +14,7 @@ from typing import NoReturn, TextIO
 
 from typing_extensions import override
 
+from eventuali import _command_keeping
 from eventuali._maintenance import Damage, KeptRange, LostRange
 from eventuali._moving import MirrorStatus, Moved, Progress, Verified, lines_read_from, request_for
 from eventuali._opening import OpenRequest, core_of
@@ -38,7 +39,7 @@ exit status:
   0    everything was moved, and is equal (verify: is equal)
   1    it could not be finished, and the message says why; run it again to go on from there (check: there is damage;
        salvage: events are lost)
-  2    the arguments cannot be used, or not with this server; nothing was done
+  2    the arguments cannot be used, or not with this server; nothing was done (accept-loss: it was not confirmed)
   3    the stores differ: the target holds other events, or verifying found a difference
   130  stopped by Ctrl-C after a whole transaction; run it again to go on from there
   143  the same, by SIGTERM
@@ -91,7 +92,8 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="eventuali",
-        description="Moves the history of an event store, and proves that it arrived; copies stores, finds damage, and saves what can be saved.",
+        description="Moves the history of an event store, and proves that it arrived; copies stores, deletes and limits aggregates, finds damage, "
+        "and saves what can be saved.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -155,12 +157,14 @@ def _parser() -> argparse.ArgumentParser:
         help="for whoever scavenges often: leave what is in the segment that is written to, unless that has 4 MiB or more and a quarter of it "
         "can be given back; without this nothing of what was deleted stays",
     )
+    _command_keeping.add_commands(files)
     files("check", "read every byte of a store's files, and name every damaged place", _check, "PATH")
     files("salvage", "write what can be saved of a damaged store to a new one", _salvage, "PATH", "TARGET")
     return parser
 
 
 _HELP = {
+    **_command_keeping.HELP,
     "SOURCE": "the store that has the events; a directory may be in use by another process",
     "TARGET": "the store that they go to; made if it is not there",
     "verify TARGET": "the store that is compared with it",

@@ -11,7 +11,7 @@ from typing_extensions import override
 from eventuali import _eventuali
 from eventuali._moves import Opened, carried_out
 from eventuali._moving import AnyStore, AwaitableReport, require_report
-from eventuali._places import require_path
+from eventuali._places import expanded, require_path
 
 Directory: TypeAlias = str | os.PathLike[str]
 """The path of a store's directory."""
@@ -292,7 +292,9 @@ def _verify_report(parts: tuple[Any, ...]) -> VerifyReport:
 
 def _salvage_report(parts: tuple[Any, ...]) -> SalvageReport:
     """What the core says that salvaging has saved."""
-    store_id, events, removed, kept, lost, unknown_after, streams, damage, (damaged_places, unpromised, complete) = parts
+    store_id, events, removed, kept, lost, unknown_after, streams, damage, (damaged_places, unpromised, complete) = (
+        parts
+    )
     losses = tuple(StreamLoss(tenant, name, _lost(gone), _kept(left)) for tenant, name, gone, left in streams)
     return SalvageReport(
         store_id,
@@ -325,7 +327,7 @@ def _directory(path: Directory) -> Path:
     """The directory that is named; a URL or a config is none."""
     directory = os.fspath(path) if isinstance(path, os.PathLike) else path
     require_path(directory)
-    return Path(directory).expanduser()
+    return Path(expanded(directory))
 
 
 async def backup(

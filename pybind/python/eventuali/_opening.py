@@ -3,12 +3,11 @@
 import html
 import os
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TypeAlias
 
 from eventuali import _eventuali
 from eventuali._eventuali import EventStoreCore, Pending
-from eventuali._places import is_number, is_spelled_as_path, require_path, shown, written
+from eventuali._places import expanded, is_number, is_spelled_as_path, require_path, shown, written
 from eventuali.config import EventStoreConfig
 from eventuali.errors import ConfigurationError
 
@@ -54,7 +53,7 @@ class OpenRequest:
                 f"such as 'memory://' or './orders', not by {type(store).__name__}"
             )
         if kind and place.startswith("~"):
-            place = str(Path(place).expanduser())
+            place = expanded(place)
         return cls(place, kind, options, accept_loss_after, read_up_to_damage, read_only)
 
     def beside_its_writer(self) -> "OpenRequest":

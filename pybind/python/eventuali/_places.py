@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 
 from typing_extensions import TypeIs
 
@@ -52,6 +53,17 @@ def require_path(path: object) -> None:
         raise ConfigurationError(
             f"{path!r} is no path that a store can have: it has a surrogate character that stands for nothing; "
             "a name that is not UTF-8 is decoded with os.fsdecode"
+        ) from None
+
+
+def expanded(path: str) -> str:
+    """A path with a home directory in place of `~` or `~user`, if it begins so."""
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError:
+        raise ConfigurationError(
+            f"{path!r} begins with a home directory that cannot be told: there is no such user here; "
+            "for a directory of that name write it as ./~…"
         ) from None
 
 

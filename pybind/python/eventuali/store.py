@@ -28,7 +28,7 @@ from eventuali._eventuali import (
 from eventuali._maintenance import Extent, ScavengeReport
 from eventuali._moving import Report
 from eventuali._opening import OpenRequest, Place, core_of, html_summary, require_act, require_attempts, summary
-from eventuali._places import require_path
+from eventuali._places import expanded, require_path
 from eventuali.aggregate import Aggregate
 from eventuali.errors import ConflictError
 from eventuali.event import DomainEvent
@@ -90,7 +90,7 @@ def rebuild_manifest(path: str | os.PathLike[str]) -> None:
     """
     directory = os.fspath(path) if isinstance(path, os.PathLike) else path
     require_path(directory)
-    _eventuali.rebuild_manifest(Path(directory).expanduser())
+    _eventuali.rebuild_manifest(Path(expanded(directory)))
 
 
 @final
