@@ -293,7 +293,7 @@ pub struct StoreIdentity {
 pub struct Capabilities {
     /// The backend's name: `"embedded"`, `"sqlite"`, `"postgres"`.
     pub backend: &'static str,
-    /// What an acknowledgement means.
+    /// What an acknowledgement means. Of a store that is only read: the least that holds of the events it shows, whatever their writer promises.
     pub durability: Durability,
     /// Whether events outlive the process.
     pub persistent: bool,

@@ -24,7 +24,7 @@ async def run(data: Path, directory: Path) -> None:
     rows = read_rows(data)
     report = Report()
     async with EventStore.create(directory) as store:
-        mode = store.capabilities().durability
+        mode = store.capabilities().durability or "none"
         written, importing = await _import(store, rows)
         replaying = await _replay(store, rows, report)
         rebuilding = await _rebuild(store, rows, report)

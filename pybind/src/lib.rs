@@ -32,8 +32,8 @@ mod _eventuali {
     use crate::store::{PyCapabilities, PyEventStore, PyOpenReport, PyReceipt, PyRetention, check_config, close_all, open, rebuild_manifest};
     #[pymodule_export]
     use crate::store::{
-        PyMirror, PyMove, check_moved, start_backup, start_check, start_compress, start_export, start_export_lines, start_fork,
-        start_import_eventsourcing, start_import_lines, start_mirror, start_salvage, start_scavenge, start_verify,
+        PyMirror, PyMove, check_moved, start_backup, start_check, start_check_eventsourcing, start_compress, start_export, start_export_lines,
+        start_fork, start_import_eventsourcing, start_import_lines, start_mirror, start_salvage, start_scavenge, start_verify,
     };
     #[pymodule_export]
     use crate::stream::{PyBatches, PyEventStream, PySyncBatches, PySyncEventStream};

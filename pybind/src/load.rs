@@ -49,7 +49,7 @@ pub(crate) struct LoadedAggregate {
     until: Until,
     version: u64,
     /// Its first event, where that is behind the end of this load.
-    begins_later: Option<(Position, Timestamp)>,
+    begins_later: Option<(AggregateVersion, Position, Timestamp)>,
 }
 
 impl LoadedAggregate {
@@ -63,6 +63,16 @@ impl LoadedAggregate {
         let core = Py::new(py, PyAggregate::without_events(Arc::clone(&known), id.to_owned()))?;
         let aggregate = Domain::get(py)?.begin_load.bind(py).call1((class, &core))?.unbind();
         Ok(Self { routes: known.routes(), class: known, core, aggregate, until, version: 0, begins_later: None })
+    }
+
+    /// Whether it has no events yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.version == 0
+    }
+
+    /// Its id.
+    pub(crate) fn id(&self) -> String {
+        self.core.get().id().to_owned()
     }
 
     /// Applies the next events; `false` once the rest does not belong to it any more.
@@ -82,7 +92,7 @@ impl LoadedAggregate {
         let mut last: Option<Arc<Route>> = None;
         for event in events {
             if !self.until.accepts(&event) {
-                self.begins_later = (self.version == 0).then(|| (event.position(), event.timestamp()));
+                self.begins_later = (self.version == 0).then(|| (event.version(), event.position(), event.timestamp()));
                 return Ok(false);
             }
             if self.version == 0 {
@@ -161,17 +171,24 @@ impl LoadedAggregate {
 
     fn missing(&self, py: Python<'_>) -> PyResult<PyErr> {
         let id = self.core.get().id();
-        let Some((position, time)) = self.begins_later else {
+        let Some((version, position, time)) = self.begins_later else {
             return Ok(bridge::raise(py, &eventuali::Error::AggregateNotFound { aggregate_id: id.to_owned() }));
         };
         let time = moment(py, time)?;
         let then = match self.until {
             Until::Time(until) => format!("at {}", moment(py, until)?),
             Until::Position(until) => format!("at position {until}"),
-            Until::End | Until::Version(_) => "then".to_owned(),
+            Until::Version(until) => format!("at version {until}"),
+            Until::End => "then".to_owned(),
         };
-        let message =
-            format!("aggregate {id:?} did not exist {then}: its first event is of {time}, at position {position}; load it as of then or later");
+        let message = if version > AggregateVersion(1) {
+            format!(
+                "nothing is left of aggregate {id:?} as it was {then}: its events before version {version} were deleted or are left out by its limits; \
+                 the first one that is kept is of {time}, at position {position}; load it as of then or later"
+            )
+        } else {
+            format!("aggregate {id:?} did not exist {then}: its first event is of {time}, at position {position}; load it as of then or later")
+        };
         let facts = PyDict::new(py);
         facts.set_item("aggregate_id", id)?;
         facts.set_item("first_position", position.0)?;

@@ -27,8 +27,8 @@ use arguments::{aggregate_type_filter, at_least, at_least_or_none, event_type_fi
 pub(crate) use config::check_config;
 use load::Load;
 pub(crate) use moving::{
-    PyMirror, PyMove, check_moved, start_backup, start_check, start_compress, start_export, start_export_lines, start_fork,
-    start_import_eventsourcing, start_import_lines, start_mirror, start_salvage, start_scavenge, start_verify,
+    PyMirror, PyMove, check_moved, start_backup, start_check, start_check_eventsourcing, start_compress, start_export, start_export_lines,
+    start_fork, start_import_eventsourcing, start_import_lines, start_mirror, start_salvage, start_scavenge, start_verify,
 };
 pub(crate) use opening::{Handle, close_all, open, rebuild_manifest};
 use write::Save;
@@ -105,11 +105,7 @@ impl PyEventStore {
         truncate_before: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
         let aggregate_id = id("aggregate_id", aggregate_id)?;
-        let retention = Retention {
-            max_age: max_age.map(|age| arguments::span("max_age", age)).transpose()?,
-            max_count: at_least_or_none("max_count", 1, max_count)?,
-            truncate_before: at_least_or_none("truncate_before", 1, truncate_before)?.map(AggregateVersion),
-        };
+        let retention = arguments::retention(max_age, max_count, truncate_before)?;
         self.ask_receipt(py, self.handle.store().set_retention(aggregate_id.as_str().into(), retention))
     }
 
@@ -134,7 +130,7 @@ impl PyEventStore {
         self.run(
             py,
             Load::new(
-                &self.handle,
+                Arc::clone(&self.handle),
                 arguments::aggregate_class(aggregate_class)?,
                 id("aggregate_id", aggregate_id)?,
                 until(py, version, at, position)?,

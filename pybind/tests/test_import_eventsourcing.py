@@ -12,7 +12,7 @@ from eventsourcing.application import Application
 from eventsourcing.domain import Aggregate, event
 
 import eventuali.sync
-from eventuali import ConfigurationError, DatabaseError, DivergedError, StoredEvent
+from eventuali import ConfigurationError, DatabaseError, DivergedError, EventualiError, StoredEvent
 from eventuali.moving import Moved
 from eventuali.sync import EventStore, import_eventsourcing
 
@@ -133,3 +133,13 @@ def test_what_is_no_such_table_is_refused(tmp_path: Path) -> None:
             with pytest.raises(ConfigurationError):
                 import_eventsourcing(wrong, store)
         assert store.head() == 0
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["sqlite://{}/nothing.db", "sqlite:///nowhere/at/all.db", "postgresql://user@127.0.0.1:1/none", "redis://here"],
+)
+def test_an_address_that_leads_to_nothing_leaves_no_target(tmp_path: Path, address: str) -> None:
+    with pytest.raises(EventualiError):
+        import_eventsourcing(address.format(tmp_path), tmp_path / "target")
+    assert not list(tmp_path.iterdir())

@@ -10,7 +10,14 @@ import pytest
 
 import eventuali.maintenance
 import eventuali.sync
-from eventuali import ConfigurationError, CorruptionError, ForkPositionError, StoreClosedError
+from eventuali import (
+    ConfigurationError,
+    CorruptionError,
+    EventStoreConfig,
+    ForkPositionError,
+    StoreClosedError,
+    rebuild_manifest,
+)
 from eventuali import EventStore as AsyncEventStore
 from eventuali.maintenance import (
     BackupReport,
@@ -416,3 +423,27 @@ def test_what_may_have_followed_an_unreadable_end_is_told(orders: Path, tmp_path
     told = command("salvage", orders, tmp_path / "again")
     assert told.returncode == 1
     assert "lost: whatever may have followed position 0" in told.stdout
+
+
+def test_a_store_may_be_named_by_its_config(damaged: Path, tmp_path: Path) -> None:
+    config = EventStoreConfig.embedded(damaged).with_sealed_reads("mapped")
+    assert blocking.verify(config) == blocking.verify(damaged)
+    assert asyncio.run(verify(config)).damaged_places == 1
+    assert blocking.salvage(config, tmp_path / "saved").events == 9
+    with pytest.raises(ConfigurationError, match="SqliteConfig is no directory"):
+        blocking.verify(EventStoreConfig.sqlite(tmp_path / "events.db"))  # type: ignore[arg-type]  # that is the point
+
+
+def test_the_home_of_nobody_is_no_place(tmp_path: Path) -> None:
+    place = Path("~nobody-of-this-name/orders")
+    for act in (blocking.verify, rebuild_manifest, EventStore.create, lambda path: blocking.salvage(tmp_path, path)):
+        with pytest.raises(ConfigurationError, match="no such user"):
+            act(place)
+
+
+def test_a_store_is_forked_beside_its_writer(orders: Path, tmp_path: Path) -> None:
+    with EventStore.create(orders) as writer:
+        writer.append("a", [Counted(by=1)], aggregate_type=Counter)
+        assert command("fork", orders, tmp_path / "fork").returncode == 0
+    with EventStore.create(tmp_path / "fork") as forked:
+        assert forked.head() == 11

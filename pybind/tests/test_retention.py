@@ -5,6 +5,7 @@ import copy
 import pickle
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -234,3 +235,38 @@ def test_the_same_with_asyncio(tmp_path: Path) -> None:
         await store.save(counter)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "limits", [{}, {"max_count": 3}, {"max_age": timedelta(days=2, microseconds=1), "truncate_before": 7}]
+)
+def test_limits_are_values(store: EventStore, limits: dict[str, Any]) -> None:
+    made = Retention(**limits)
+    names = ("max_age", "max_count", "truncate_before")
+    assert {name: getattr(made, name) for name in names} == {**dict.fromkeys(names), **limits}
+    for other in (copy.copy(made), copy.deepcopy(made), pickle.loads(pickle.dumps(made))):  # noqa: S301  # its own
+        assert other == made
+        assert hash(other) == hash(made)
+    store.set_retention("a", **limits)
+    assert store.retention("a") == made
+    assert made != Retention(max_count=99)
+
+
+@pytest.mark.parametrize("limits", [{"max_count": 0}, {"truncate_before": 0}, {"max_age": timedelta(seconds=-1)}])
+def test_limits_that_cannot_be_used_cannot_be_made(limits: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        Retention(**limits)
+
+
+def test_loading_a_version_that_limits_leave_out_says_so(store: EventStore) -> None:
+    store.set_retention("a", max_count=2)
+    assert store.load(Counter, "a", version=4).version == 4
+    for version in (1, 3):
+        with pytest.raises(
+            AggregateNotFoundError, match="events before version 4 were deleted or are left out by its limits"
+        ) as missing:
+            store.load(Counter, "a", version=version)
+        assert f"as it was at version {version}:" in str(missing.value)
+        assert missing.value.first_position == 4
+    with pytest.raises(AggregateNotFoundError, match="nobody"):
+        store.load(Counter, "nobody", version=3)

@@ -43,8 +43,8 @@ pub use config::{Config, Store};
 pub use json::comparable_json;
 #[cfg(feature = "sql")]
 pub use moving::{
-    Difference, DifferenceKind, Mirror, MirrorStatus, Moved, Progress, Verified, export, export_json_lines, import_eventsourcing, import_json_lines,
-    verify,
+    Difference, DifferenceKind, Mirror, MirrorStatus, Moved, Progress, Verified, check_eventsourcing, export, export_json_lines,
+    import_eventsourcing, import_json_lines, verify,
 };
 pub use options::Synchronous;
 #[cfg(feature = "postgres")]

@@ -10,7 +10,7 @@ mod target;
 mod verify;
 
 pub use differing::{Difference, DifferenceKind};
-pub use eventsourcing::import_eventsourcing;
+pub use eventsourcing::{check_eventsourcing, import_eventsourcing};
 pub use eventuali::Progress;
 pub use export::{Moved, export};
 pub use lines::{export_json_lines, import_json_lines};

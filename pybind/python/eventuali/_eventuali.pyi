@@ -37,6 +37,7 @@ __all__ = [
     "replayed_envelope",
     "start_backup",
     "start_check",
+    "start_check_eventsourcing",
     "start_compress",
     "start_export",
     "start_export_lines",
@@ -214,8 +215,11 @@ class Capabilities:
     def backend(self) -> str:
         """The backend's name: `"embedded"`, `"sqlite"` or `"postgres"`."""
     @property
-    def durability(self) -> _Durability:
-        """What an acknowledged save has survived."""
+    def durability(self) -> _Durability | None:
+        """What an acknowledged save has survived.
+
+        `None` where nothing can be saved, as in a store that is opened for reading only: what its writer promises is not known.
+        """
     @property
     def persistent(self) -> bool:
         """Whether events outlive the process."""
@@ -235,8 +239,12 @@ class Capabilities:
 
 @final
 class Retention:
-    """How many of an aggregate's events are kept."""
+    """How many of an aggregate's events are kept: all that every limit lets stand, and the last one in any case."""
 
+    def __new__(
+        cls, *, max_age: timedelta | None = None, max_count: int | None = None, truncate_before: int | None = None
+    ) -> Self: ...
+    def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, Any]]: ...
     @property
     def max_age(self) -> timedelta | None:
         """How old the leading events may be."""
@@ -446,6 +454,7 @@ def start_export(source: EventStoreCore, target: EventStoreCore, blocking: bool)
 def start_verify(source: EventStoreCore, target: EventStoreCore, blocking: bool) -> Move: ...
 def start_export_lines(source: EventStoreCore, write: Callable[[bytes], object], blocking: bool) -> Move: ...
 def start_import_lines(read: Callable[[int], bytes], target: EventStoreCore, blocking: bool) -> Move: ...
+def start_check_eventsourcing(address: str, table: str | None, blocking: bool) -> Move: ...
 def start_import_eventsourcing(address: str, table: str | None, target: EventStoreCore, blocking: bool) -> Move: ...
 def start_backup(store: EventStoreCore, target: str | PathLike[str], blocking: bool) -> Move: ...
 def start_fork(store: EventStoreCore, target: str | PathLike[str], at: int | None, blocking: bool) -> Move: ...

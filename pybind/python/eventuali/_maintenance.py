@@ -12,6 +12,8 @@ from eventuali import _eventuali
 from eventuali._moves import Opened, carried_out
 from eventuali._moving import AnyStore, AwaitableReport, require_report
 from eventuali._places import expanded, require_path
+from eventuali.config import EmbeddedConfig, EventStoreConfig
+from eventuali.errors import ConfigurationError
 
 Directory: TypeAlias = str | os.PathLike[str]
 """The path of a store's directory."""
@@ -330,6 +332,15 @@ def _directory(path: Directory) -> Path:
     return Path(expanded(directory))
 
 
+def _directory_of(store: Directory | EmbeddedConfig) -> Path:
+    """The directory of a store that is named by its path or config. What else a config says is of no account to who reads its files."""
+    if isinstance(store, EventStoreConfig) and not isinstance(store, EmbeddedConfig):
+        raise ConfigurationError(
+            f"the store of a {type(store).__name__} is no directory: only stores in a directory have files to look after"
+        )
+    return _directory(store._place if isinstance(store, EmbeddedConfig) else store)  # noqa: SLF001
+
+
 async def backup(
     store: AnyStore, target: Directory, progress: AwaitableReport | None, *, blocking: bool
 ) -> BackupReport:
@@ -366,17 +377,17 @@ async def scavenge(
         return ScavengeReport(*await carried_out(move, progress, blocking=blocking))
 
 
-async def verify(path: Directory, progress: AwaitableReport | None, *, blocking: bool) -> VerifyReport:
+async def verify(path: Directory | EmbeddedConfig, progress: AwaitableReport | None, *, blocking: bool) -> VerifyReport:
     """Reads every byte of a store's files."""
     require_report(progress)
-    move = _eventuali.start_check(_directory(path), blocking)
+    move = _eventuali.start_check(_directory_of(path), blocking)
     return _verify_report(await carried_out(move, progress, blocking=blocking))
 
 
 async def salvage(
-    path: Directory, target: Directory, progress: AwaitableReport | None, *, blocking: bool
+    path: Directory | EmbeddedConfig, target: Directory, progress: AwaitableReport | None, *, blocking: bool
 ) -> SalvageReport:
     """Writes what can be verified to a new store."""
     require_report(progress)
-    move = _eventuali.start_salvage(_directory(path), _directory(target), blocking)
+    move = _eventuali.start_salvage(_directory_of(path), _directory(target), blocking)
     return _salvage_report(await carried_out(move, progress, blocking=blocking))

@@ -13,6 +13,7 @@ from eventuali._maintenance import (
 )
 from eventuali._moves import finished
 from eventuali._moving import AnyStore, Report
+from eventuali.config import EmbeddedConfig
 
 __all__ = ["backup", "compress", "fork", "salvage", "scavenge", "verify"]
 
@@ -63,7 +64,7 @@ def scavenge(store: AnyStore, *, extent: Extent = "everything", progress: Report
     return finished(_maintenance.scavenge(store, extent, progress, blocking=True))
 
 
-def verify(path: Directory, *, progress: Report | None = None) -> VerifyReport:
+def verify(path: Directory | EmbeddedConfig, *, progress: Report | None = None) -> VerifyReport:
     """Reads every byte of a store's files, verifies every checksum, and reports every damaged place.
 
     Example:
@@ -77,6 +78,6 @@ def verify(path: Directory, *, progress: Report | None = None) -> VerifyReport:
     return finished(_maintenance.verify(path, progress, blocking=True))
 
 
-def salvage(path: Directory, target: Directory, *, progress: Report | None = None) -> SalvageReport:
+def salvage(path: Directory | EmbeddedConfig, target: Directory, *, progress: Report | None = None) -> SalvageReport:
     """Writes every event that can be verified, in order, to a new store, and lists what could not be saved."""
     return finished(_maintenance.salvage(path, target, progress, blocking=True))

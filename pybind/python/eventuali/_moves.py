@@ -90,6 +90,8 @@ async def import_eventsourcing(
 ) -> Moved:
     """Moves the events of an application of the `eventsourcing` library into a store."""
     require_report(progress)
+    # Before a target is made: an address that leads to nothing leaves no trace.
+    await carried_out(_eventuali.start_check_eventsourcing(address, table, blocking), None, blocking=blocking)
     async with Opened(target, is_source=False, blocking=blocking) as there:
         move = _eventuali.start_import_eventsourcing(address, table, there, blocking)
         return moved(await carried_out(move, progress, blocking=blocking))

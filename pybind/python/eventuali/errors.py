@@ -165,7 +165,7 @@ class AggregateNotFoundError(EventualiError, LookupError):
     """The aggregate that was asked for."""
 
     first_position: int | None
-    """With `at=` or `position=`, where it exists, but did not exist then: the position of its first event."""
+    """With `version=`, `at=` or `position=`, where it exists, but nothing of it is kept that is as old: the position of its first event."""
 
     first_timestamp: datetime | None
     """The time of that event."""

@@ -43,6 +43,7 @@ from eventuali._maintenance import (
     VerifyReport,
 )
 from eventuali._moving import AnyStore, AwaitableReport, Progress
+from eventuali.config import EmbeddedConfig
 
 __all__ = [
     "BackupReport",
@@ -110,14 +111,16 @@ async def fork(store: AnyStore, target: Directory, *, at: int | None = None) -> 
     written to: each of the two can be moved or deleted without the other. In another file system all is copied.
 
     Args:
-        store: an open store, or the directory of one, which is then opened for as long as it takes.
+        store: an open store, or the directory of one, which is then opened for as long as it takes: for reading only, where another
+            process writes to it.
         target: the directory of the fork, which must not exist yet.
         at: the position of its last event; all that there are unless it is given. The events of one append stay together.
 
     Raises:
         ForkPositionError: there is no such position yet, or it lies within the events of one append.
         ConfigurationError: the store is a database, or there is none, or the target exists, or it lies within the store.
-        StoreLockedError: the store is named, and another process has it open; or the same target is being written.
+        StoreLockedError: the same target is being written.
+        UnsupportedError: another process writes to the store, and has not synced all events that the fork would have: choose an earlier `at`.
         CorruptionError: what has to be copied is damaged.
         StorageFullError: there is no room for the fork.
 
@@ -189,13 +192,14 @@ async def scavenge(
     return await _maintenance.scavenge(store, extent, progress, blocking=False)
 
 
-async def verify(path: Directory, *, progress: AwaitableReport | None = None) -> VerifyReport:
+async def verify(path: Directory | EmbeddedConfig, *, progress: AwaitableReport | None = None) -> VerifyReport:
     """Reads every byte of a store's files, verifies every checksum, and reports every damaged place.
 
     Finding damage is no error, and neither is a sector that cannot be read. What a writer is appending meanwhile is no damage.
 
     Args:
-        path: the directory of a store.
+        path: the directory of a store, or the config that names it. Its files are read by calls of the system and never through maps,
+            whatever a config says: a place that cannot be read is a damaged one.
         progress: told from time to time how far it is; `False` stops it.
 
     Raises:
@@ -205,7 +209,9 @@ async def verify(path: Directory, *, progress: AwaitableReport | None = None) ->
     return await _maintenance.verify(path, progress, blocking=False)
 
 
-async def salvage(path: Directory, target: Directory, *, progress: AwaitableReport | None = None) -> SalvageReport:
+async def salvage(
+    path: Directory | EmbeddedConfig, target: Directory, *, progress: AwaitableReport | None = None
+) -> SalvageReport:
     """Writes every event that can be verified, in order, to a new store, and lists what could not be saved.
 
     Ids, types, times, metadata, tags and payloads stay what they were. Positions and versions have no gaps in the new store, so
@@ -214,7 +220,7 @@ async def salvage(path: Directory, target: Directory, *, progress: AwaitableRepo
     killed has left.
 
     Args:
-        path: the directory of the damaged store.
+        path: the directory of the damaged store, or the config that names it.
         target: the directory of the new store, which must not exist yet.
         progress: told from time to time how far it is; `False` stops it, and leaves nothing.
 

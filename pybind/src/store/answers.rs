@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use eventuali::{Capabilities, Durability, OpenOutcome, OpenReport, Receipt, Retention};
 use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use super::arguments;
 
 /// The name of a durability, as configs spell it.
 fn durability_name(durability: Durability) -> &'static str {
@@ -67,8 +70,9 @@ impl PyCapabilities {
     }
 
     #[getter]
-    fn durability(&self) -> &'static str {
-        durability_name(self.0.durability)
+    fn durability(&self) -> Option<&'static str> {
+        // What is not appended to acknowledges nothing, and what its writer promises stands nowhere.
+        self.0.writable.then(|| durability_name(self.0.durability))
     }
 
     #[getter]
@@ -93,7 +97,7 @@ impl PyCapabilities {
 
     fn __repr__(&self) -> String {
         let Capabilities { backend, durability, persistent, writable, .. } = self.0;
-        let durability = durability_name(durability);
+        let durability = if writable { durability_name(durability) } else { "None" };
         let truth = |it: bool| if it { "True" } else { "False" };
         format!("<Capabilities {backend}, durability={durability}, persistent={}, writable={}>", truth(persistent), truth(writable))
     }
@@ -106,6 +110,21 @@ pub(crate) struct PyRetention(pub(crate) Retention);
 
 #[pymethods]
 impl PyRetention {
+    #[new]
+    #[pyo3(signature = (*, max_age = None, max_count = None, truncate_before = None))]
+    fn new(max_age: Option<&Bound<'_, PyAny>>, max_count: Option<&Bound<'_, PyAny>>, truncate_before: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+        arguments::retention(max_age, max_count, truncate_before).map(Self)
+    }
+
+    /// How it is made again: for `copy` and `pickle`.
+    fn __getnewargs_ex__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyTuple>, Bound<'py, PyDict>)> {
+        let named = PyDict::new(py);
+        named.set_item("max_age", self.max_age())?;
+        named.set_item("max_count", self.max_count())?;
+        named.set_item("truncate_before", self.truncate_before())?;
+        Ok((PyTuple::empty(py), named))
+    }
+
     #[getter]
     fn max_age(&self) -> Option<Duration> {
         self.0.max_age

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use eventuali::{AggregateVersion, ExpectedVersion, Position, Timestamp};
+use eventuali::{AggregateVersion, ExpectedVersion, Position, Retention, Timestamp};
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -186,4 +186,17 @@ pub(super) fn until(
         (None, None, Some(position)) => Ok(Until::Position(Position(at_least("position", 1, position)?))),
         _ => Err(configuration(py, "version=, at= and position= each say how far to load: give one of them")),
     }
+}
+
+/// How many of an aggregate's events are to be kept.
+pub(super) fn retention(
+    max_age: Option<&Bound<'_, PyAny>>,
+    max_count: Option<&Bound<'_, PyAny>>,
+    truncate_before: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Retention> {
+    Ok(Retention {
+        max_age: max_age.map(|age| span("max_age", age)).transpose()?,
+        max_count: at_least_or_none("max_count", 1, max_count)?,
+        truncate_before: at_least_or_none("truncate_before", 1, truncate_before)?.map(AggregateVersion),
+    })
 }

@@ -24,7 +24,7 @@ use super::config::configured;
 use super::{Ask, PyEventStore};
 use crate::bridge::{self, Effort, configuration};
 
-pub(crate) use lines::{start_export_lines, start_import_eventsourcing, start_import_lines};
+pub(crate) use lines::{start_check_eventsourcing, start_export_lines, start_import_eventsourcing, start_import_lines};
 pub(crate) use maintenance::{start_backup, start_check, start_compress, start_fork, start_salvage, start_scavenge};
 pub(crate) use mirror::{PyMirror, start_mirror};
 
@@ -55,6 +55,8 @@ struct State {
 }
 
 enum Outcome {
+    /// What was asked for can be used.
+    IsThere,
     Moved(Moved),
     Verified(Verified),
     Checked(VerifyReport),
@@ -181,6 +183,7 @@ impl PyMove {
     /// What became of it, once `next` has given nothing.
     fn outcome(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         match self.shared.state.lock().outcome.take() {
+            Some(Ok(Outcome::IsThere)) => ().into_py_any(py),
             Some(Ok(Outcome::Moved(moved))) => (moved.events, moved.position.0, moved.complete).into_py_any(py),
             Some(Ok(Outcome::Verified(found))) => {
                 (found.events, found.digest, found.difference.as_ref().map(difference_parts), found.complete).into_py_any(py)

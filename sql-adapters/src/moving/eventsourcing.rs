@@ -43,6 +43,14 @@ pub fn import_eventsourcing(address: &str, table: Option<&str>, target: &Store, 
     move_events(&mut source, target, progress)
 }
 
+/// Whether there is an application of the library to be imported: what can be known before a target is made.
+///
+/// # Errors
+/// Those of opening it, as in [`import_eventsourcing`].
+pub fn check_eventsourcing(address: &str, table: Option<&str>) -> Result<()> {
+    StoredEvents::open(connection::parse(address)?, table.unwrap_or("stored_events")).map(drop)
+}
+
 /// A row of the table.
 struct Stored {
     notification_id: i64,

@@ -4,7 +4,7 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::sync::Arc;
 
 use eventuali::Result;
-use eventuali_sql::{Moved, export_json_lines, import_eventsourcing, import_json_lines};
+use eventuali_sql::{Moved, check_eventsourcing, export_json_lines, import_eventsourcing, import_json_lines};
 use pyo3::exceptions::{PyOSError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyInt};
@@ -102,6 +102,11 @@ pub(crate) fn start_import_lines(py: Python<'_>, read: &Bound<'_, PyAny>, target
 }
 
 /// `address` is that of a database with the events of an `eventsourcing` application.
+#[pyfunction]
+pub(crate) fn start_check_eventsourcing(py: Python<'_>, address: String, table: Option<String>, blocking: bool) -> PyResult<PyMove> {
+    PyMove::begin(py, blocking, move |_| Ok(check_eventsourcing(&address, table.as_deref()).map(|()| Outcome::IsThere)?))
+}
+
 #[pyfunction]
 pub(crate) fn start_import_eventsourcing(
     py: Python<'_>,
