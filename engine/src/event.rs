@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::codec::{Body, BodyLayout};
 use crate::error::{Error, Result};
+use crate::retention::SYSTEM;
 use crate::version::{AggregateVersion, Position};
 
 /// A moment in microseconds since 1970-01-01 UTC.
@@ -229,7 +230,7 @@ pub struct Event {
 }
 
 impl Event {
-    /// Builds a stored event from its parts, as a store that keeps columns does.
+    /// Builds a stored event from its parts, as a store that keeps columns does; also one of a store's own, whose stream is `$`.
     ///
     /// # Errors
     /// Those of an append: a name or size beyond the limits.
@@ -242,7 +243,11 @@ impl Event {
         timestamp: Timestamp,
     ) -> Result<Self> {
         let mut bytes = Vec::with_capacity(event.data.as_bytes().len() + 256);
-        Body::encode(&mut bytes, stream, aggregate_type, event, None)?;
+        if (stream.tenant, stream.aggregate_id, aggregate_type) == ("", SYSTEM, SYSTEM) && event.event_type.starts_with('$') {
+            Body::encode_system(&mut bytes, event)?;
+        } else {
+            Body::encode(&mut bytes, stream, aggregate_type, event, None)?;
+        }
         let body = BodyLayout::parse(&bytes, 0, bytes.len()).map_err(|reason| Error::Serialization { reason: reason.to_owned() })?;
         Ok(Self { block: bytes.into(), body, position, version, timestamp })
     }
@@ -258,6 +263,11 @@ impl Event {
     /// Its types as bytes: who looks at many events need not check again that they are text.
     pub(crate) fn types(&self) -> (&[u8], &[u8]) {
         self.parts().types()
+    }
+
+    /// Its record body.
+    pub(crate) fn body_bytes(&self) -> &[u8] {
+        self.body.bytes(&self.block)
     }
 
     fn parts(&self) -> Body<'_> {

@@ -174,9 +174,9 @@ pub use log::compressed::Compression;
 pub use log::follow::Follow;
 pub use log::storage;
 pub use log::storage::os::SealedReads;
-pub use log_store::{Compress, LogStore, OpenOptions, OpenOutcome, OpenReport, compress, compress_storage, rebuild_manifest};
+pub use log_store::{Compress, HistoryItem, LogStore, OpenOptions, OpenOutcome, OpenReport, compress, compress_storage, rebuild_manifest};
 pub use progress::Progress;
-pub use retention::Retention;
+pub use retention::{Change, Notice, Retention};
 pub use store::{
     AppendBatch, BatchSource, Capabilities, Completion, Durability, EventReader, EventStore, Operation, ReadAll, ReadStream, Receipt, StoreIdentity,
     StreamAppend, StreamInfo,

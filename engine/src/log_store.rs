@@ -10,6 +10,7 @@ mod options;
 mod packing;
 mod read;
 mod registry;
+mod restoring;
 mod scavenging;
 mod sealed;
 
@@ -32,6 +33,7 @@ pub use options::{OpenOptions, compress, compress_storage, rebuild_manifest};
 pub use packing::Compress;
 use packing::compress_open;
 use read::{LogReader, in_files, visible_tip};
+pub use restoring::HistoryItem;
 use scavenging::scavenge_open;
 pub use scavenging::{Extent, ScavengeReport};
 

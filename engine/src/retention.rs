@@ -104,22 +104,36 @@ fn micros(age: Duration) -> u64 {
     u64::try_from(age.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// What a system event says of an aggregate.
+/// What one of a store's own events says of an aggregate.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Notice {
-    pub(crate) tenant: String,
-    pub(crate) aggregate_id: String,
-    pub(crate) aggregate_type: String,
-    pub(crate) change: Change,
+pub struct Notice {
+    /// The aggregate's tenant; empty if there is none.
+    pub tenant: String,
+    /// The aggregate.
+    pub aggregate_id: String,
+    /// The type that it has, or had.
+    pub aggregate_type: String,
+    /// What has become of it.
+    pub change: Change,
 }
 
-/// What has become of it.
+/// What has become of an aggregate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Change {
-    /// It was deleted when its last event had this version and this position.
-    Deleted { version: u64, position: u64 },
-    /// It has these limits from now on; its versions up to `after` are left out whatever they are.
-    Limited { after: u64, retention: Retention },
+pub enum Change {
+    /// It was deleted.
+    Deleted {
+        /// The version that its last event had.
+        version: u64,
+        /// The position of that event.
+        position: u64,
+    },
+    /// It has these limits from now on.
+    Limited {
+        /// Its versions up to this are left out whatever the limits are.
+        after: u64,
+        /// The limits.
+        retention: Retention,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -144,7 +158,8 @@ struct RetentionPayload<'a> {
 
 impl Notice {
     /// The aggregate that it is about.
-    pub(crate) fn key(&self) -> StreamKey<'_> {
+    #[must_use]
+    pub fn key(&self) -> StreamKey<'_> {
         StreamKey { tenant: &self.tenant, aggregate_id: &self.aggregate_id }
     }
 
@@ -191,8 +206,24 @@ impl Notice {
         }
     }
 
-    /// What an event of the store's own stream says.
-    pub(crate) fn of_event(event: &Event) -> Result<Option<Self>> {
+    /// What an event says, if it is one of a store's own; `None` if it says nothing of an aggregate's events.
+    ///
+    /// ```
+    /// use eventuali::{AppendBatch, Change, EventStore, ExpectedVersion, LogStore, NewEvent, Notice, ReadAll};
+    ///
+    /// let store = LogStore::memory()?;
+    /// let placed = NewEvent::json("OrderPlaced", &12)?;
+    /// store.append(AppendBatch::one("order-42", "Order", ExpectedVersion::NoStream, vec![placed])).wait()?;
+    /// store.delete("order-42".into(), ExpectedVersion::Any).wait()?;
+    /// let events: Vec<_> = store.read_all(ReadAll::new().include_system()).collect::<Result<_, _>>()?;
+    /// let notice = Notice::of_event(&events[0])?.expect("a notice");
+    /// assert_eq!((&*notice.aggregate_id, notice.change), ("order-42", Change::Deleted { version: 1, position: 1 }));
+    /// # Ok::<(), eventuali::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Deserialization`](Error::Deserialization) if its payload cannot be understood.
+    pub fn of_event(event: &Event) -> Result<Option<Self>> {
         let (position, event_type) = (event.position(), event.event_type());
         Self::of(event_type, event.payload()).map_err(|reason| Error::Deserialization { position, event_type: event_type.to_owned(), reason })
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
-use crate::event::StreamKey;
+use crate::event::{StreamKey, Timestamp};
 use crate::retention::Retention;
 use crate::version::{AggregateVersion, ExpectedVersion, Position};
 
@@ -201,6 +201,8 @@ pub struct ReadAll {
     pub backwards: bool,
     /// Also the store's own events, whose types begin with `$`.
     pub include_system: bool,
+    /// The time by which it is told how old events are, where a [`max_age`](Retention::max_age) leaves them out; that of reading if `None`.
+    pub now: Option<Timestamp>,
 }
 
 impl ReadAll {
@@ -255,6 +257,13 @@ impl ReadAll {
     #[must_use]
     pub fn backwards(mut self) -> Self {
         self.backwards = true;
+        self
+    }
+
+    /// How old events are is told by this time, so that two stores can be read as of one moment.
+    #[must_use]
+    pub fn now(mut self, now: Timestamp) -> Self {
+        self.now = Some(now);
         self
     }
 

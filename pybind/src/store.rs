@@ -181,6 +181,7 @@ impl PyEventStore {
             limit,
             backwards: flag("backwards", backwards)?,
             include_system: false,
+            now: None,
         };
         self.handle.catch_up(py);
         stream(py, self.handle.store().read_all(query), limit.unwrap_or(u64::MAX), self.blocking)

@@ -1,5 +1,6 @@
 //! Moving history from one store to another: positions, ids, versions, timestamps and payloads stay what they were.
 
+mod continuing;
 mod differing;
 mod eventsourcing;
 mod export;

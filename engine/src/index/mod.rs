@@ -174,6 +174,27 @@ impl Index {
         self.active.add_stream(key, aggregate_type, before)
     }
 
+    /// The stream in the active segment's part where a version of it is restored, whichever versions before are left out; `cold` is what
+    /// index files say of it. `None` if that version cannot follow.
+    pub(crate) fn stream_to_restore(
+        &mut self,
+        key: &StreamKey<'_>,
+        aggregate_type: &str,
+        cold: Option<Before>,
+        version: u64,
+    ) -> Result<Option<StreamId>> {
+        if let Some(stream) = self.active.stream(key) {
+            return self.active.stream_at(stream, version);
+        }
+        let segment = match self.standing_before(key) {
+            Standing::Known(tip) => tip.segment,
+            Standing::Absent => 0,
+            Standing::Cold => cold.ok_or_else(|| Error::configuration("a stream was restored before it was looked up"))?.segment,
+        };
+        let Some(before) = version.checked_sub(1) else { return Ok(None) };
+        self.active.add_stream(key, aggregate_type, Before { version: before, segment }).map(Some)
+    }
+
     /// The active segment's part, to take in an event.
     pub(crate) fn active_mut(&mut self) -> &mut Part {
         &mut self.active

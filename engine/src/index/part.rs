@@ -1,6 +1,8 @@
 //! What is known of one segment's events without reading it: places, streams, kinds, ids. Made as events are appended, or from the
 //! segment when it is read.
 
+use std::collections::{HashMap, HashSet};
+
 use uuid::Uuid;
 
 use super::events::{Depth, Entry, Events};
@@ -24,6 +26,8 @@ pub(crate) struct Part {
     kinds: Kinds,
     /// How many records were taken out of the segment.
     removed: usize,
+    /// Of streams that go on behind versions that are left out, the run of versions before each of the later ones.
+    earlier: HashMap<StreamId, StreamId>,
 }
 
 impl Part {
@@ -37,6 +41,7 @@ impl Part {
             aggregate_types: Names::default(),
             kinds: Kinds::default(),
             removed: 0,
+            earlier: HashMap::new(),
         }
     }
 
@@ -89,7 +94,18 @@ impl Part {
 
     /// Where a stream stands, as far as its events here are visible; `None` if none is.
     pub(crate) fn visible_tip(&self, key: &StreamKey<'_>, visible: u64) -> Option<Tip<'_>> {
-        let stream = self.stream(key)?;
+        let mut run = self.stream(key);
+        while let Some(stream) = run {
+            if let Some(tip) = self.run_tip(stream, visible) {
+                return Some(tip);
+            }
+            run = self.earlier_run(stream);
+        }
+        None
+    }
+
+    /// The end of a run of a stream's versions, as far as they are visible; `None` if none is.
+    pub(crate) fn run_tip(&self, stream: StreamId, visible: u64) -> Option<Tip<'_>> {
         let Stream { mut version, mut tip, before, .. } = *self.streams.get(stream);
         loop {
             if version == before.version {
@@ -110,6 +126,36 @@ impl Part {
     pub(crate) fn add_stream(&mut self, key: &StreamKey<'_>, aggregate_type: &str, before: Before) -> Result<StreamId> {
         let aggregate_type = self.aggregate_types.number(aggregate_type);
         self.streams.add(key, aggregate_type, before).ok_or_else(|| full("number of aggregates held in the index"))
+    }
+
+    /// The run of versions that a stream has here before this one.
+    pub(crate) fn earlier_run(&self, stream: StreamId) -> Option<StreamId> {
+        self.earlier.get(&stream).copied()
+    }
+
+    /// The newest run of a stream's versions here that begins below a version.
+    pub(crate) fn run_below(&self, key: &StreamKey<'_>, below: u64) -> Option<StreamId> {
+        let mut run = self.stream(key);
+        while let Some(stream) = run.filter(|stream| self.before(*stream).version + 1 >= below) {
+            run = self.earlier_run(stream);
+        }
+        run
+    }
+
+    /// Where a version of a stream is to be taken in whose last event here is another one: behind that if it follows, else in a run of its
+    /// own, as many of whose predecessors as are missing must have been left out. `None` if it cannot follow.
+    pub(crate) fn stream_at(&mut self, stream: StreamId, version: u64) -> Result<Option<StreamId>> {
+        let known = self.version(stream);
+        if version == known + 1 {
+            return Ok(Some(stream));
+        }
+        if version <= known || version - known - 1 > self.removed as u64 {
+            return Ok(None);
+        }
+        let before = Before { version: version - 1, segment: self.sequence };
+        let run = self.streams.add_run(stream, before).ok_or_else(|| full("number of aggregates held in the index"))?;
+        self.earlier.insert(run, stream);
+        Ok(Some(run))
     }
 
     /// The kind of an event of a stream.
@@ -191,12 +237,16 @@ impl Part {
 
     /// Where each of its streams stands at the end of the segment.
     pub(crate) fn tips(&self) -> impl Iterator<Item = (StreamKey<'_>, Tip<'_>)> {
-        let tip = |(key, _, stream): (_, _, &Stream)| {
+        let earlier: HashSet<StreamId> = self.earlier.values().copied().collect();
+        let tip = move |(key, number, stream): (_, StreamId, &Stream)| {
+            if earlier.contains(&number) {
+                return None;
+            }
             let aggregate_type = self.aggregate_types.get(stream.aggregate_type);
             let (version, last_position) = (stream.version, self.events.position(stream.tip));
-            (key, Tip { version, last_position, aggregate_type, segment: self.sequence })
+            Some((key, Tip { version, last_position, aggregate_type, segment: self.sequence }))
         };
-        self.streams.iter().map(tip)
+        self.streams.iter().filter_map(tip)
     }
 
     /// What the segment's index file is made from. `ids` are those of its events, by position; `segment_before` finds the newest

@@ -93,7 +93,7 @@ pub(crate) mod stream {
     pub(crate) const HASH: usize = 0;
     /// Version of its first event in this segment (u64).
     pub(crate) const FIRST_VERSION: usize = HASH + 8;
-    /// Sequence of the newest earlier segment with events of the stream; 0 if there is none (u64).
+    /// Sequence of the newest segment with earlier events of the stream, its own if it has another run of them; 0 if there is none (u64).
     pub(crate) const PREVIOUS_SEGMENT: usize = FIRST_VERSION + 8;
     /// Number of its aggregate type (u32).
     pub(crate) const AGGREGATE_TYPE: usize = PREVIOUS_SEGMENT + 8;
@@ -178,7 +178,7 @@ pub(crate) struct StreamEntry {
     pub(crate) count: u32,
     /// Where the numbers of its events begin.
     pub(crate) slots_at: u32,
-    /// Sequence of the newest earlier segment with events of the stream; 0 if there is none.
+    /// Sequence of the newest segment with earlier events of the stream, its own if it has another run of them; 0 if there is none.
     pub(crate) previous_segment: u64,
 }
 

@@ -15,7 +15,7 @@ const NAMES_BYTES: usize = 64 << 10;
 const CHUNK: usize = 1024;
 
 /// The number of a stream in the index of a segment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct StreamId(u32);
 
 /// What is kept of a stream.
@@ -89,7 +89,7 @@ impl Streams {
         found.copied().map(StreamId)
     }
 
-    /// All streams, in the order in which they came.
+    /// All streams, in the order in which they came; one with several runs of versions once for each.
     pub(super) fn iter(&self) -> impl Iterator<Item = (StreamKey<'_>, StreamId, &Stream)> {
         self.chunks.iter().flatten().zip(0..).map(|(stream, number)| {
             let (tenant, id) = name_of(&self.names, stream.name);
@@ -117,6 +117,23 @@ impl Streams {
             let (tenant, id) = name_of(names, slot(chunks, *number).name);
             hash(hasher, tenant, id)
         });
+        Some(StreamId(number))
+    }
+
+    /// Makes another entry for a stream that goes on behind versions that are left out: it is found from now on in place of the one that
+    /// there was; `None` if there can be no more.
+    pub(super) fn add_run(&mut self, earlier: StreamId, before: Before) -> Option<StreamId> {
+        let Stream { name, aggregate_type, .. } = *self.get(earlier);
+        let number = self.count;
+        self.count = self.count.checked_add(1)?;
+        if (number as usize).is_multiple_of(CHUNK) {
+            self.chunks.push(Vec::new());
+        }
+        self.chunks.last_mut()?.push(Stream { version: before.version, tip: 0, depth: Depth::default(), aggregate_type, before, name });
+        let (tenant, id) = name_of(&self.names, name);
+        if let Some(found) = self.table.find_mut(hash(&self.hasher, tenant, id), |number| *number == earlier.0) {
+            *found = number;
+        }
         Some(StreamId(number))
     }
 

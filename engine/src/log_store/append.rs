@@ -2,6 +2,7 @@
 
 mod cold;
 mod control;
+mod restoring;
 mod standing;
 
 use std::collections::{HashMap, HashSet};
@@ -11,6 +12,8 @@ use uuid::Uuid;
 
 use cold::Cold;
 pub(crate) use control::Control;
+pub(crate) use restoring::next_frame;
+use restoring::{Restoring, is_left_out};
 
 use super::indexing::Indexing;
 use super::keeping::{InFlight, Keeping};
@@ -63,6 +66,8 @@ pub(crate) struct Request {
     known: Option<Result<Vec<Receipt>>>,
     /// What is to be said of the first of its streams, if it is one of the store's own events that is appended.
     control: Option<Box<Control>>,
+    /// What is given of its records, if they are another store's.
+    restoring: Option<Box<Restoring>>,
 }
 
 struct StreamPart {
@@ -104,6 +109,7 @@ impl Request {
             cold: Cold::default(),
             known: None,
             control: None,
+            restoring: None,
             tenant,
         };
         request.frame.resize(bodies_start, 0);
@@ -209,6 +215,18 @@ impl Request {
         if stored.has_same_content(body) { Ok(()) } else { Err(EventIdProblem::DifferentEvent) }
     }
 
+    /// Takes in that the log has the id of the event number `index` at `position`; whether that answers the request.
+    fn is_stored(&mut self, index: usize, position: u64, writer: &Arc<Writer<Deciding>>) -> Result<bool> {
+        self.known = if self.restoring.is_none() {
+            Some(self.compare(index, position, writer))
+        } else if is_left_out(position, writer)? {
+            None
+        } else {
+            Some(Err(self.stored_elsewhere(index)))
+        };
+        Ok(self.known.is_some())
+    }
+
     /// Whether the log holds this whole batch, given that it holds the event number `index` at `position`.
     fn compare(&self, index: usize, position: u64, writer: &Writer<Deciding>) -> Result<Vec<Receipt>> {
         let conflict = |index: usize, reason| Error::EventIdConflict { event_id: self.events[index].id, reason };
@@ -304,6 +322,8 @@ impl Deciding {
         for (number, event) in request.events.iter().enumerate() {
             match self.index.find_id(event.id, request.absent_up_to, visible) {
                 IdLookup::Absent => {}
+                // What is restored comes in its order, and no id twice: there is nothing to wait for.
+                IdLookup::InFlight if request.restoring.is_some() => return Err(Decision::Answer(Err(request.stored_elsewhere(number)))),
                 IdLookup::InFlight => return Err(Decision::AgainAfterGroup),
                 IdLookup::Look(candidates) => request.to_look.push((number, candidates)),
             }
@@ -381,6 +401,9 @@ impl Decider for Deciding {
         if request.control.is_some() {
             return self.decide_control(request, place);
         }
+        if let Some(restoring) = &request.restoring {
+            return self.decide_restoring(request, restoring, place);
+        }
         match self.stand(request, place.visible) {
             Err((error, false)) => Decision::Answer(Err(error)),
             Err((error, true)) => Decision::AnswerWithGroup(Err(error)),
@@ -397,6 +420,10 @@ impl Decider for Deciding {
     }
 
     fn assign(&mut self, request: &mut Request, place: &Place) -> Result<Result<Answer>> {
+        if let Some(restoring) = &request.restoring {
+            self.assign_restoring(request, restoring, place)?;
+            return Ok(Ok(Answer::Position(place.position + request.entries.len() as u64 - 1)));
+        }
         let mut receipts = self.assign_places(request, place)?;
         if let Some(notice) = request.control.take().and_then(|control| control.said) {
             self.in_flight.push(place.position, notice);
@@ -419,8 +446,9 @@ impl Decider for Deciding {
         }
         for (number, candidates) in std::mem::take(&mut request.to_look) {
             let id = request.events[number].id;
-            if let Some(position) = find_in_log(id, &candidates, writer)? {
-                request.known = Some(request.compare(number, position, writer));
+            if let Some(position) = find_in_log(id, &candidates, writer)?
+                && request.is_stored(number, position, writer)?
+            {
                 return Ok(());
             }
         }
@@ -502,6 +530,13 @@ impl Decider for Deciding {
 fn locate_all(writer: &Writer<Deciding>, range: (u64, u64), out: &mut Vec<Location>) -> Result<()> {
     let all = ReadAll::new().include_system();
     locate(writer, range, false, (&all, &SealedFilter::new(all.clone())), AT_ONCE, out).map(drop)
+}
+
+/// The event at a position; `None` if it was taken out.
+fn event_at(position: u64, writer: &Writer<Deciding>) -> Result<Option<Event>> {
+    let mut locations = Vec::new();
+    locate_all(writer, (position, position), &mut locations)?;
+    Ok(read_locations(&writer.segments(), &locations, &mut Buffers::default())?.events.into_iter().next())
 }
 
 /// Which of the candidates has the id.

@@ -213,7 +213,8 @@ pub(super) fn take_in(index: &mut Part, segment: &Segment, frame: &Frame<'_>) ->
         let (body, names) = Body::parse(bytes).map_err(fail)?;
         let key = StreamKey { tenant: names.tenant, aggregate_id: names.aggregate_id };
         let stream = if let Some(stream) = index.stream(&key) {
-            stream
+            let fail = || fail("an event's version does not follow from the one before it");
+            index.stream_at(stream, entry.version)?.ok_or_else(fail)?
         } else {
             let version = entry.version.checked_sub(1).ok_or_else(|| fail("an event has no version"))?;
             let before = Before { version, segment: if version > 0 { Before::SOMEWHERE } else { 0 } };

@@ -367,7 +367,7 @@ pub(crate) fn locate(
 impl LogReader {
     pub(crate) fn all(writer: &Arc<Writer<Deciding>>, keeping: &Arc<Keeping>, query: ReadAll, damage: Option<&Corruption>) -> Result<Self> {
         let (head, is_kept) = keeping.with_all(writer, || Ok(writer.visible()))?;
-        let checks = is_kept.then(|| Checks::new(Arc::clone(keeping)));
+        let checks = is_kept.then(|| Checks::new(Arc::clone(keeping), query.now));
         let first = writer.with(Deciding::first_position);
         let from = query.after.map_or(first, |after| after.0.saturating_add(1)).max(first);
         let to = query.before.map_or(head, |before| before.0.saturating_sub(1).min(head));
@@ -380,7 +380,7 @@ impl LogReader {
         let key = StreamKey { tenant: &query.tenant, aggregate_id: &query.aggregate_id };
         let (tip, is_kept) = keeping.with_all(writer, || in_files(writer, || visible_tip(writer, &key)))?;
         let version = tip.as_ref().map_or(0, |tip| tip.version);
-        let first = if is_kept { first_live(writer, keeping, &key, version)? } else { 1 };
+        let first = if is_kept { first_live(writer, keeping, &key, version, None)? } else { 1 };
         Ok(Self::versions(writer, query, first, tip, damage))
     }
 

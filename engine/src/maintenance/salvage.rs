@@ -171,7 +171,7 @@ fn check(target: &dyn Storage, report: &SalvageReport) -> Result<()> {
 struct Versions {
     old: u64,
     new: u64,
-    /// Whether there is any event of it: what is taken out of a stream is always its beginning.
+    /// Whether there is any event of it: what is taken out of a stream is its beginning, but where it was copied from another store.
     is_saved: bool,
 }
 
@@ -196,6 +196,11 @@ impl Losses {
             extend(&mut self.ranges, self.next_position, position - 1);
             self.next_position = position;
         }
+    }
+
+    /// Whether every event before this position was saved.
+    fn is_nothing_before(&self, position: u64) -> bool {
+        self.ranges.is_empty() && self.next_position == position
     }
 
     /// How many of a stream's versions up to this one are known to be lost.
@@ -340,7 +345,9 @@ impl Salvaging<'_> {
             self.losses.of_stream(&key, version, version);
             return None;
         }
-        let taken_out = !stream.is_saved && version - expected <= self.unattributed;
+        // Behind what it has, where nothing is lost; else it may be lost as well.
+        let may_be_taken_out = !stream.is_saved || self.losses.is_nothing_before(old.position);
+        let taken_out = may_be_taken_out && version - expected <= self.unattributed;
         if taken_out {
             self.unattributed -= version - expected;
             stream.new += version - expected;

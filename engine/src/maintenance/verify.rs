@@ -91,8 +91,15 @@ pub fn verify_storage(storage: &dyn Storage, mut progress: impl FnMut(&Progress)
     let start = Instant::now();
     let files = Files::look(storage)?;
     let last_position = files.last_position();
-    let mut verifying =
-        Verifying { storage, report: VerifyReport::default(), streams: Streams::default(), lost: 0, reading: None, digests: Digests::default() };
+    let mut verifying = Verifying {
+        storage,
+        report: VerifyReport::default(),
+        streams: Streams::default(),
+        lost: 0,
+        attributed: 0,
+        reading: None,
+        digests: Digests::default(),
+    };
     let surveyed = run(storage, files, &mut |block| {
         verifying.take_in(block)?;
         let VerifyReport { events, last_position: Position(position), .. } = verifying.report;
@@ -127,6 +134,8 @@ struct Verifying<'a> {
     streams: Streams<Known>,
     /// How many events lie in damaged places so far: a stream's versions may skip as many.
     lost: u64,
+    /// How many records that were taken out are those of versions that streams lack.
+    attributed: u64,
     /// The segment that is being read.
     reading: Option<Reading>,
     digests: Digests,
@@ -227,12 +236,15 @@ impl Verifying<'_> {
         };
         let key = StreamKey { tenant: names.tenant, aggregate_id: names.aggregate_id };
         let known = self.streams.get(&key);
-        // What is taken out of a stream is always its beginning.
-        let gone = self.lost.saturating_add(if known.version == 0 { self.report.removed } else { 0 });
-        let follows = entry.version.checked_sub(known.version + 1).is_some_and(|skipped| skipped <= gone);
+        let skipped = entry.version.checked_sub(known.version + 1);
+        // Each version that is missing was one of the records that were taken out.
+        let taken_out = skipped.unwrap_or(0).min(self.report.removed - self.attributed);
+        self.attributed += taken_out;
+        let follows = skipped.is_some_and(|skipped| skipped - taken_out <= self.lost);
+        let is_run = skipped.is_some_and(|skipped| skipped > 0);
         known.version = entry.version.max(known.version).min(u64::MAX - 1);
         if let Some(logged) = self.reading.as_mut().and_then(Reading::logged) {
-            if known.segment != source.sequence {
+            if known.segment != source.sequence || is_run {
                 let previous_segment = (self.lost == 0 && self.report.removed == 0).then_some(known.segment);
                 known.number = logged.add_stream(&key, names.aggregate_type, entry.version, previous_segment);
             }

@@ -110,7 +110,7 @@ fn read_all() -> impl Strategy<Value = Step> {
     (bound(), bound(), bound(), any::<bool>(), names(&EVENT_TYPES), names(&AGGREGATE_TYPES), proptest::bool::weighted(0.2)).prop_map(
         |(after, before, limit, backwards, event_types, aggregate_types, include_system)| {
             let (after, before) = (after.map(Position), before.map(Position));
-            Step::ReadAll(ReadAll { after, before, event_types, aggregate_types, limit, backwards, include_system })
+            Step::ReadAll(ReadAll { after, before, event_types, aggregate_types, limit, backwards, include_system, now: None })
         },
     )
 }

@@ -125,6 +125,9 @@ class Verified:
     complete: bool
     """Whether everything was compared; `False` if `progress` has stopped it."""
 
+    left_out: int
+    """At how many positions neither has an event, because it was deleted or limits leave it out."""
+
     @property
     def equal(self) -> bool:
         """Whether everything was compared and is equal."""
@@ -163,11 +166,11 @@ def moved(parts: tuple[Any, ...]) -> Moved:
 
 def verified(parts: tuple[Any, ...]) -> Verified:
     """What the core says that verifying has found."""
-    events, digest, difference, complete = parts
+    events, digest, difference, complete, left_out = parts
     if difference is not None:
         position, kind, source_event, target_event, names, message = difference
         difference = Difference(position, kind, source_event, target_event, tuple(names), message)
-    return Verified(events, digest, difference, complete)
+    return Verified(events, digest, difference, complete, left_out)
 
 
 def require_report(progress: object) -> None:

@@ -186,7 +186,7 @@ impl PyMove {
             Some(Ok(Outcome::IsThere)) => ().into_py_any(py),
             Some(Ok(Outcome::Moved(moved))) => (moved.events, moved.position.0, moved.complete).into_py_any(py),
             Some(Ok(Outcome::Verified(found))) => {
-                (found.events, found.digest, found.difference.as_ref().map(difference_parts), found.complete).into_py_any(py)
+                (found.events, found.digest, found.difference.as_ref().map(difference_parts), found.complete, found.left_out).into_py_any(py)
             }
             Some(Ok(Outcome::Checked(report))) => maintenance::checked(py, &report),
             Some(Ok(Outcome::Salvaged(report))) => maintenance::salvaged(py, &report),

@@ -3,14 +3,16 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-use eventuali::{AggregateVersion, Error, Event, EventData, EventMetadata, Json, NewEvent, Position, Result, StoreIdentity, StreamKey, Timestamp};
+use eventuali::{
+    AggregateVersion, Error, Event, EventData, EventMetadata, HistoryItem, Json, NewEvent, Position, Result, StoreIdentity, StreamKey, Timestamp,
+};
 use serde::Deserialize;
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use super::Progress;
 use super::export::{Moved, move_events};
-use super::source::Source;
+use super::source::{Items, Source};
 use crate::config::Store;
 use crate::connection::{self, Place};
 use crate::sql::remote::Remote;
@@ -261,7 +263,7 @@ impl Source for StoredEvents {
     }
 
     /// Reads from the beginning, because positions, versions and types are counted.
-    fn read_from<'s>(&'s mut self, position: u64) -> Result<Box<dyn Iterator<Item = Result<Vec<Event>>> + 's>> {
+    fn read_from(&mut self, position: u64) -> Result<Items<'_>> {
         let mut numbering = Numbering::default();
         let mut after = i64::MIN;
         Ok(Box::new(std::iter::from_fn(move || {
@@ -271,9 +273,9 @@ impl Source for StoredEvents {
                     Err(error) => return Some(Err(error)),
                 };
                 after = page.last()?.notification_id;
-                let events: Result<Vec<Event>> = page.into_iter().map(|stored| numbering.event(stored)).collect();
+                let events: Result<Vec<HistoryItem>> = page.into_iter().map(|stored| numbering.event(stored).map(HistoryItem::Event)).collect();
                 let events = events.map(|mut events| {
-                    events.retain(|event| event.position().0 >= position);
+                    events.retain(|event| event.first().0 >= position);
                     events
                 });
                 if !matches!(&events, Ok(events) if events.is_empty()) {

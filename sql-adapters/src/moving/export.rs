@@ -4,15 +4,15 @@ use std::ops::ControlFlow;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use eventuali::{Error, Event, EventStore, Position, Result};
+use eventuali::{Error, EventStore, HistoryItem, Position, ReadAll, Result};
 
-use super::differing::differing;
-use super::source::{Source, StoreSource};
+use super::continuing::Continued;
+use super::source::{Source, StoreSource, leaves_out};
 use super::{Origin, Progress, Standing};
 use crate::config::Store;
 
-/// How many events are stored in one transaction, and how many bytes of payload.
-const CHUNK: (usize, usize) = (16_384, 8 << 20);
+/// How many positions are stored in one transaction, and how many bytes of payload.
+const CHUNK: (u64, usize) = (16_384, 8 << 20);
 /// How long a store that is not available is tried again, and the pauses between.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(100);
@@ -32,6 +32,10 @@ pub struct Moved {
 /// Moves every event of `source` that is not in `target` yet, with its position, id, version, timestamp and payload. What could
 /// still be lost is made durable first.
 ///
+/// Deletions and limits are moved with the events: what the source leaves out, the target leaves out as well, at the same positions, and an
+/// aggregate that was deleted goes on with its versions there. A target that has events already which were deleted since leaves them out
+/// once it has the system event that says so.
+///
 /// The target keeps whose events it has, in the same transaction as the events: an export that was interrupted, even by the
 /// end of the process or the server, goes on where it ended when it is called again, and calling it once more changes nothing.
 /// After every transaction `progress` is told, and can stop it; also while it waits for a store that is not available.
@@ -41,7 +45,7 @@ pub struct Moved {
 /// [`Diverged`](Error::Diverged) if the target holds events that are not the source's; then nothing was written. Those of reading
 /// and of appending; a store that is not available is tried again for 30 s. [`Configuration`](Error::Configuration) if both are the
 /// same store, or one is a backup of the other. [`Unsupported`](Error::Unsupported) if the source has
-/// lost an event, or if aggregates of it were deleted or limited: positions have no gap. Then nothing was written.
+/// lost an event; or if aggregates of it were deleted or limited and the target is a database: then nothing was written.
 ///
 /// ```
 /// use std::ops::ControlFlow;
@@ -119,7 +123,7 @@ fn pass(source: &mut dyn Source, target: &Store, run: &mut Run, progress: &mut d
         Some((_, position)) if position != head => return Err(diverged(position + 1, "it has events of its own from there on".to_owned())),
         _ => {}
     }
-    if known.is_none() && source.is_a_store() && target.as_dyn().identity().wait()?.store_id == origin.store_id {
+    if known.is_none() && source.store().is_some() && target.as_dyn().identity().wait()?.store_id == origin.store_id {
         return Err(Error::configuration("the source and the target are the same store, or one is a backup of the other: name two stores"));
     }
     // A source that was opened again may not know yet how much of it is durable: that is no difference.
@@ -128,59 +132,87 @@ fn pass(source: &mut dyn Source, target: &Store, run: &mut Run, progress: &mut d
     {
         return Err(diverged(last + 1, format!("it has events up to position {head}, which the source does not have")));
     }
-    if let Some(position) = source.first_left_out(0)? {
+    if !target.leaves_out()
+        && let Some(store) = source.store()
+        && let Some(position) = first_left_out(store)?
+    {
         return Err(left_out(position));
     }
     (run.position, run.last_position) = (head, last_position);
-    // The last event that the target has is read again: it must be the source's.
-    let stored = if head > 0 { target.event_at(head)? } else { None };
-    let mut chunk: Vec<Event> = Vec::new();
-    let mut bytes = 0;
-    let mut checked = head == 0;
-    for batch in source.read_from(head.max(1))? {
-        for event in batch? {
-            let position = event.position().0;
-            if position <= head {
-                let same = position == head && stored.as_ref().is_some_and(|stored| differing(stored, &event).is_ok_and(|fields| fields.is_empty()));
-                if !same {
-                    return Err(diverged(position, "its event there is another one".to_owned()));
-                }
-                checked = true;
-                continue;
-            }
-            if !checked {
-                return Err(diverged(head, "the source has no event there".to_owned()));
-            }
-            let next = run.position + chunk.len() as u64 + 1;
-            if position != next {
+    let mut continued = Continued::find(source, target, head, known.is_some())?;
+    let mut chunk = Chunk::default();
+    for batch in source.read_from(continued.from())? {
+        for item in batch? {
+            let Some(item) = continued.pass(item)? else { continue };
+            let next = run.position + chunk.positions + 1;
+            if item.first().0 != next {
                 return Err(missing(next));
             }
-            bytes += event.payload().len();
-            chunk.push(event);
-            if chunk.len() >= CHUNK.0 || bytes >= CHUNK.1 {
-                bytes = 0;
-                if store(target, origin, std::mem::take(&mut chunk), run, progress)?.is_break() {
+            let mut rest = Some(item);
+            while let Some(item) = rest.take() {
+                rest = chunk.push(item);
+                if chunk.is_full() && store(target, origin, std::mem::take(&mut chunk), run, progress)?.is_break() {
                     return Ok(false);
                 }
             }
         }
     }
-    if !checked {
-        return Err(diverged(head, "the source has no event there".to_owned()));
-    }
-    let stopped = !chunk.is_empty() && store(target, origin, chunk, run, progress)?.is_break();
+    continued.end()?;
+    let stopped = chunk.positions > 0 && store(target, origin, chunk, run, progress)?.is_break();
     if !stopped && last_position.is_some_and(|last| last > run.position) {
         return Err(missing(run.position + 1));
     }
     Ok(!stopped)
 }
 
-/// The refusal of a source that leaves events out: its positions have gaps, which no target can have.
+/// What is stored in one transaction.
+#[derive(Default)]
+struct Chunk {
+    items: Vec<HistoryItem>,
+    positions: u64,
+    events: u64,
+    bytes: usize,
+}
+
+impl Chunk {
+    /// Adds an item; gives back what is left of it for the next chunk.
+    fn push(&mut self, item: HistoryItem) -> Option<HistoryItem> {
+        let (first, last) = (item.first(), item.last());
+        let HistoryItem::LeftOut { .. } = item else {
+            if let HistoryItem::Event(event) = &item {
+                self.bytes += event.payload().len();
+            }
+            self.positions += 1;
+            self.events += 1;
+            self.items.push(item);
+            return None;
+        };
+        let end = Position(last.0.min(first.0.saturating_add(CHUNK.0 - self.positions - 1)));
+        self.positions += end.0 - first.0 + 1;
+        self.items.push(HistoryItem::LeftOut { first, last: end });
+        (end < last).then_some(HistoryItem::LeftOut { first: Position(end.0 + 1), last })
+    }
+
+    fn is_full(&self) -> bool {
+        self.positions >= CHUNK.0 || self.bytes >= CHUNK.1
+    }
+}
+
+/// The first position at which a store says that it leaves something out; `None` if it says nothing of the kind.
+fn first_left_out(store: &dyn EventStore) -> Result<Option<u64>> {
+    if !leaves_out(store) {
+        return Ok(None);
+    }
+    let query = ReadAll::new().include_system().event_types(["$deleted", "$retention"]).limit(1);
+    Ok(store.read_all(query).next().transpose()?.map(|event| event.position().0))
+}
+
+/// The refusal of a history with gaps, where the target can have none.
 pub(super) fn left_out(position: u64) -> Error {
     Error::Unsupported {
         message: format!(
             "aggregates of the source were deleted or limited, the first at position {position}: what it leaves out has positions that nothing \
-             else can have, and a target has no gaps; nothing more was moved: copy the store with a backup"
+             else can have, and a database has no gaps; nothing more was moved: move it to an embedded store, or copy it with a backup"
         ),
     }
 }
@@ -197,13 +229,13 @@ fn missing(position: u64) -> Error {
 fn store(
     target: &Store,
     origin: Origin,
-    chunk: Vec<Event>,
+    chunk: Chunk,
     run: &mut Run,
     progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>> {
-    let (events, position) = (chunk.len() as u64, chunk.last().map_or(0, |event| event.position().0));
-    target.restore(origin, chunk)?;
-    run.events += events;
+    let position = chunk.items.last().map_or(0, |item| item.last().0);
+    target.restore(origin, chunk.items)?;
+    run.events += chunk.events;
     run.position = position;
     Ok(progress(&run.progress()))
 }

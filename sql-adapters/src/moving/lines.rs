@@ -8,15 +8,16 @@ use std::time::Instant;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use eventuali::{
-    AggregateVersion, DataFormat, Error, Event, EventData, EventStore, Json, NewEvent, Position, Result, StoreIdentity, StreamKey, Tag, Timestamp,
+    AggregateVersion, DataFormat, Error, Event, EventData, EventStore, HistoryItem, Json, NewEvent, Position, Result, StoreIdentity, StreamKey, Tag,
+    Timestamp,
 };
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::Progress;
-use super::export::{Moved, left_out, move_events};
-use super::source::{Source, StoreSource};
+use super::export::{Moved, move_events};
+use super::source::{Items, Source, StoreSource};
 use crate::config::Store;
 use crate::sql::row::Metadata;
 
@@ -28,8 +29,16 @@ struct Head {
     epoch: u32,
 }
 
-/// The version of the lines' form.
-const VERSION: u32 = 1;
+/// The version of the lines' form, and the oldest one that is read: in that one nothing is left out.
+const VERSION: u32 = 2;
+const OLDEST_VERSION: u32 = 1;
+
+/// Positions at which nothing is left: the first and the last one.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LeftOut {
+    left_out: (u64, u64),
+}
 
 /// An event.
 #[derive(Serialize, Deserialize)]
@@ -79,11 +88,11 @@ fn io(operation: &str, error: &std::io::Error) -> Error {
 }
 
 /// Writes every event of a store as JSON lines, once it is durable: a line with the store's id and epoch, then one for each event, in the order
-/// of their positions. JSON payloads keep every byte.
+/// of their positions. JSON payloads keep every byte. Where events are left out that were deleted or limited, a line has the first and the last
+/// of their positions.
 ///
 /// # Errors
-/// Those of reading the store; [`Serialization`](Error::Serialization) if the lines cannot be written; [`Unsupported`](Error::Unsupported) if
-/// aggregates of it were deleted or limited: then nothing was written.
+/// Those of reading the store; [`Serialization`](Error::Serialization) if the lines cannot be written.
 ///
 /// ```
 /// use std::ops::ControlFlow;
@@ -107,9 +116,6 @@ pub fn export_json_lines(source: &dyn EventStore, lines: &mut dyn Write, mut pro
     let start = Instant::now();
     let mut source = StoreSource::whole(source);
     let (identity, last_position) = (source.identity()?, source.last_position()?);
-    if let Some(position) = source.first_left_out(0)? {
-        return Err(left_out(position));
-    }
     let mut write = |line: &dyn erased::Line| -> Result<()> {
         line.write(lines)?;
         lines.write_all(b"\n").map_err(|error| io("written", &error))
@@ -117,9 +123,15 @@ pub fn export_json_lines(source: &dyn EventStore, lines: &mut dyn Write, mut pro
     write(&Head { eventuali_json_lines: VERSION, store_id: identity.store_id, epoch: identity.epoch })?;
     let (mut events, mut position, mut complete) = (0, 0, true);
     for batch in source.read_from(1)? {
-        for event in &batch? {
-            write_event(event, &mut write)?;
-            (events, position) = (events + 1, event.position().0);
+        for item in &batch? {
+            match item {
+                HistoryItem::Event(event) => {
+                    write_event(event, &mut write)?;
+                    events += 1;
+                }
+                HistoryItem::LeftOut { first, last } => write(&LeftOut { left_out: (first.0, last.0) })?,
+            }
+            position = item.last().0;
         }
         if progress(&Progress { position, last_position, events, elapsed: start.elapsed() }).is_break() {
             complete = false;
@@ -212,8 +224,9 @@ impl Lines<'_> {
     fn read_head(&mut self) -> Result<()> {
         let Some(line) = self.line()? else { return Ok(()) };
         if let Ok(head) = serde_json::from_str::<Head>(&line) {
-            if head.eventuali_json_lines != VERSION {
-                return Err(self.refuse(&format!("its form is version {}, and this release knows {VERSION}", head.eventuali_json_lines)));
+            if !(OLDEST_VERSION..=VERSION).contains(&head.eventuali_json_lines) {
+                let found = head.eventuali_json_lines;
+                return Err(self.refuse(&format!("its form is version {found}, and this release knows {OLDEST_VERSION} to {VERSION}")));
             }
             self.identity = Some(StoreIdentity { store_id: head.store_id, epoch: head.epoch });
         } else {
@@ -244,15 +257,25 @@ impl Lines<'_> {
         Error::Serialization { reason: format!("line {} is no event: {reason}", self.number) }
     }
 
-    /// The event of a line, which is the one behind the last line's.
-    fn event_at(&self, next: &mut Option<u64>, line: &str) -> Result<Event> {
-        let event = self.event(line)?;
-        let position = event.position().0;
-        match next.replace(position.saturating_add(1)) {
+    /// What a line has, which is behind the last line's.
+    fn item_at(&self, next: &mut Option<u64>, line: &str) -> Result<HistoryItem> {
+        let item = self.item(line)?;
+        let position = item.first().0;
+        match next.replace(item.last().0.saturating_add(1)) {
             Some(expected) if position > expected => Err(self.refuse(&format!("position {expected} is missing before it"))),
             Some(expected) if position < expected => Err(self.refuse(&format!("it has position {position}, which is not behind the line before"))),
-            _ => Ok(event),
+            _ => Ok(item),
         }
+    }
+
+    fn item(&self, line: &str) -> Result<HistoryItem> {
+        if let Ok(LeftOut { left_out: (first, last) }) = serde_json::from_str(line) {
+            if first == 0 || first > last {
+                return Err(self.refuse(&format!("it leaves out the positions {first} to {last}, which are none")));
+            }
+            return Ok(HistoryItem::LeftOut { first: Position(first), last: Position(last) });
+        }
+        self.event(line).map(HistoryItem::Event)
     }
 
     fn event(&self, line: &str) -> Result<Event> {
@@ -296,15 +319,15 @@ impl Source for Lines<'_> {
         false
     }
 
-    fn read_from<'s>(&'s mut self, position: u64) -> Result<Box<dyn Iterator<Item = Result<Vec<Event>>> + 's>> {
+    fn read_from(&mut self, position: u64) -> Result<Items<'_>> {
         // Lines may begin behind the first event only where the target has what comes before.
         let mut next = (position == 1).then_some(1);
         Ok(Box::new(std::iter::from_fn(move || {
             let mut batch = Vec::new();
             while batch.len() < BATCH {
-                match self.line().and_then(|line| line.map(|line| self.event_at(&mut next, &line)).transpose()) {
-                    Ok(Some(event)) if event.position().0 < position => {}
-                    Ok(Some(event)) => batch.push(event),
+                match self.line().and_then(|line| line.map(|line| self.item_at(&mut next, &line)).transpose()) {
+                    Ok(Some(item)) if item.last().0 < position => {}
+                    Ok(Some(item)) => batch.push(item),
                     Ok(None) => break,
                     Err(error) => return Some(Err(error)),
                 }

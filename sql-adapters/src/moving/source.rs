@@ -1,6 +1,6 @@
 //! Where events come from.
 
-use eventuali::{Durability, Error, Event, EventStore, Position, ReadAll, Result, StoreIdentity};
+use eventuali::{Durability, Error, Event, EventStore, HistoryItem, Notice, Position, ReadAll, Result, StoreIdentity};
 
 /// Something that has events in the order of their positions.
 pub(super) trait Source {
@@ -15,15 +15,9 @@ pub(super) trait Source {
         self.last_position()
     }
 
-    /// The first position behind `after` at which events were deleted or limited; `None` if there is none.
-    fn first_left_out(&self, after: u64) -> Result<Option<u64>> {
-        let _ = after;
-        Ok(None)
-    }
-
-    /// Whether the events are read from that store itself, so that it cannot be their target.
-    fn is_a_store(&self) -> bool {
-        false
+    /// The store that the events are read from, if it is one: then it cannot be their target, and can be asked for single events.
+    fn store(&self) -> Option<&dyn EventStore> {
+        None
     }
 
     /// Whether it can be read again from any position; if not, what was read and not stored is gone.
@@ -31,9 +25,12 @@ pub(super) trait Source {
         true
     }
 
-    /// Batches of events from this position on: that one, and behind it what can be moved.
-    fn read_from<'s>(&'s mut self, position: u64) -> Result<Box<dyn Iterator<Item = Result<Vec<Event>>> + 's>>;
+    /// Batches of what there is from this position on: that one, and behind it what can be moved.
+    fn read_from(&mut self, position: u64) -> Result<Items<'_>>;
 }
+
+/// Batches of a history, in the order of positions.
+pub(super) type Items<'s> = Box<dyn Iterator<Item = Result<Vec<HistoryItem>>> + 's>;
 
 /// A store; what could still be lost is not moved.
 pub(super) struct StoreSource<'a> {
@@ -54,8 +51,8 @@ impl<'a> StoreSource<'a> {
 }
 
 impl Source for StoreSource<'_> {
-    fn is_a_store(&self) -> bool {
-        true
+    fn store(&self) -> Option<&dyn EventStore> {
+        Some(self.store)
     }
 
     fn identity(&self) -> Result<StoreIdentity> {
@@ -64,33 +61,114 @@ impl Source for StoreSource<'_> {
 
     fn last_position(&self) -> Result<Option<u64>> {
         if self.syncs {
-            match self.store.sync().wait() {
-                // Who only reads follows what the writer makes durable.
-                Ok(_) | Err(Error::ReadOnly) => {}
-                Err(error) => return Err(error),
-            }
+            sync(self.store)?;
         }
-        // A store that is not persistent has nothing that is more durable than the rest.
-        let last = if self.store.capabilities().persistent { self.store.durable_position().wait()? } else { self.store.head().wait()? };
-        Ok(Some(last.0))
+        durable_position(self.store).map(Some)
     }
 
     fn head(&self) -> Result<Option<u64>> {
         self.store.head().wait().map(|head| Some(head.0))
     }
 
-    fn first_left_out(&self, after: u64) -> Result<Option<u64>> {
-        if !self.store.capabilities().retention {
-            return Ok(None);
-        }
-        let query = ReadAll::new().after(Position(after)).include_system().event_types(["$deleted", "$retention"]).limit(1);
-        Ok(self.store.read_all(query).next().transpose()?.map(|event| event.position().0))
-    }
-
-    fn read_from<'s>(&'s mut self, position: u64) -> Result<Box<dyn Iterator<Item = Result<Vec<Event>>> + 's>> {
-        let last = self.last_position()?.unwrap_or(0).max(position);
+    fn read_from(&mut self, position: u64) -> Result<Items<'_>> {
+        let last = self.last_position()?.unwrap_or(0).max(position.saturating_sub(1));
         let query = ReadAll::new().after(Position(position.saturating_sub(1))).before(Position(last + 1)).include_system();
         let mut reader = self.store.read_all(query);
-        Ok(Box::new(std::iter::from_fn(move || reader.next_batch().transpose())))
+        let mut gaps = Gaps { store: self.store, leaves_out: leaves_out(self.store), next: position.max(1), last };
+        Ok(Box::new(std::iter::from_fn(move || match reader.next_batch() {
+            Ok(Some(batch)) => Some(gaps.fill(batch)),
+            Ok(None) => gaps.at_the_end().transpose(),
+            Err(error) => Some(Err(error)),
+        })))
+    }
+}
+
+/// Has the store make durable what it has; who only reads follows what the writer makes durable.
+fn sync(store: &dyn EventStore) -> Result<()> {
+    match store.sync().wait() {
+        Ok(_) | Err(Error::ReadOnly) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The last position that cannot be lost. A store that is not persistent has nothing that is more durable than the rest.
+fn durable_position(store: &dyn EventStore) -> Result<u64> {
+    let last = if store.capabilities().persistent { store.durable_position().wait()? } else { store.head().wait()? };
+    Ok(last.0)
+}
+
+/// Whether a store can leave out events, so that its readers pass over positions. In any other one a position without an event has lost it.
+pub(super) fn leaves_out(store: &dyn EventStore) -> bool {
+    store.capabilities().retention
+}
+
+/// Whether what a store says of an aggregate leaves out its events up to one of this version.
+pub(super) fn has_left_out(store: &dyn EventStore, event: &Event) -> Result<bool> {
+    let key = (event.tenant(), event.aggregate_id());
+    let query = ReadAll::new().include_system().event_types(["$deleted", "$retention"]).backwards();
+    for notice in store.read_all(query) {
+        if let Some(notice) = Notice::of_event(&notice?)?
+            && (&*notice.tenant, &*notice.aggregate_id) == key
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Finds the positions that a reader passes over.
+struct Gaps<'a> {
+    store: &'a dyn EventStore,
+    leaves_out: bool,
+    /// The next position that is expected, and the last one.
+    next: u64,
+    last: u64,
+}
+
+impl Gaps<'_> {
+    fn fill(&mut self, events: Vec<Event>) -> Result<Vec<HistoryItem>> {
+        let mut items = Vec::with_capacity(events.len());
+        let mut gap = false;
+        for event in events {
+            let position = event.position().0;
+            if self.leaves_out && position > self.next {
+                items.push(HistoryItem::LeftOut { first: Position(self.next), last: Position(position - 1) });
+                gap = true;
+            }
+            self.next = position + 1;
+            items.push(HistoryItem::Event(event));
+        }
+        if gap {
+            self.have_it_kept()?;
+        }
+        Ok(items)
+    }
+
+    /// What is left out behind the last event.
+    fn at_the_end(&mut self) -> Result<Option<Vec<HistoryItem>>> {
+        let (first, last) = (Position(self.next), Position(self.last));
+        if !self.leaves_out || first > last {
+            return Ok(None);
+        }
+        self.have_it_kept()?;
+        self.next = self.last + 1;
+        Ok(Some(vec![HistoryItem::LeftOut { first, last }]))
+    }
+
+    /// Makes sure that no power failure can take back what has left the events out: they would be there again.
+    fn have_it_kept(&self) -> Result<()> {
+        let head = self.store.head().wait()?.0;
+        if durable_position(self.store)? >= head {
+            return Ok(());
+        }
+        sync(self.store)?;
+        if durable_position(self.store)? >= head {
+            return Ok(());
+        }
+        Err(Error::Unavailable {
+            store: "the source".to_owned(),
+            reason: "its writer has not synced yet what leaves out events of it".to_owned(),
+            remedy: "when its writer has synced",
+        })
     }
 }

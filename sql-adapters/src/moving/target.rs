@@ -1,11 +1,9 @@
 //! Where events go: any store, which keeps from whom it has them.
 
-use eventuali::{
-    AggregateVersion, AppendBatch, DataFormat, Error, Event, EventData, EventStore, ExpectedVersion, Json, LogStore, NewEvent, Position, ReadAll,
-    Result, StreamAppend,
-};
+use eventuali::{DataFormat, Event, EventData, EventStore, HistoryItem, Json, NewEvent, Result};
 use uuid::Uuid;
 
+use super::export::left_out;
 use crate::config::Store;
 
 /// The store that moved events are of.
@@ -24,9 +22,6 @@ pub(crate) struct Standing {
     pub(crate) origin: Option<(Uuid, u64)>,
 }
 
-/// How many events are appended to the engine in one batch, and how many bytes of payload.
-const BATCH: (usize, usize) = (4096, 8 << 20);
-
 impl Store {
     pub(super) fn standing(&self) -> Result<Standing> {
         match self {
@@ -38,14 +33,26 @@ impl Store {
         }
     }
 
-    /// Stores events as they are behind the last one.
-    pub(super) fn restore(&self, origin: Origin, events: Vec<Event>) -> Result<()> {
+    /// Whether it can leave positions out.
+    pub(super) fn leaves_out(&self) -> bool {
+        matches!(self, Self::Embedded(_))
+    }
+
+    /// Stores a part of a history as it is behind the last event.
+    pub(super) fn restore(&self, origin: Origin, history: Vec<HistoryItem>) -> Result<()> {
+        let events = |history: Vec<HistoryItem>| -> Result<Vec<Event>> {
+            let event = |item| match item {
+                HistoryItem::Event(event) => Ok(event),
+                HistoryItem::LeftOut { first, .. } => Err(left_out(first.0)),
+            };
+            history.into_iter().map(event).collect()
+        };
         match self {
-            Self::Embedded(store) => append(store, &events),
+            Self::Embedded(store) => store.restore(&history).map(drop),
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(store) => store.restore(origin, events).wait(),
+            Self::Sqlite(store) => store.restore(origin, events(history)?).wait(),
             #[cfg(feature = "postgres")]
-            Self::Postgres(store) => store.restore(origin, events).wait(),
+            Self::Postgres(store) => store.restore(origin, events(history)?).wait(),
         }
     }
 
@@ -71,51 +78,6 @@ impl Store {
             Self::Postgres(store) => store,
         }
     }
-
-    /// The event at a position.
-    pub(super) fn event_at(&self, position: u64) -> Result<Option<Event>> {
-        let query = ReadAll::new().after(Position(position.saturating_sub(1))).before(Position(position.saturating_add(1))).include_system();
-        self.as_dyn().read_all(query).next().transpose()
-    }
-}
-
-/// The engine numbers events itself: it gives these the numbers that they had.
-fn append(store: &LogStore, events: &[Event]) -> Result<()> {
-    let mut rest = events;
-    while let Some(first) = rest.first() {
-        let mut batch = AppendBatch::default().for_tenant(first.tenant());
-        let (mut count, mut bytes) = (0, 0);
-        for event in rest.iter().take_while(|event| event.tenant() == first.tenant()) {
-            bytes += event.payload().len();
-            if count == BATCH.0 || (count > 0 && bytes > BATCH.1) {
-                break;
-            }
-            let new = new_event(event)?;
-            match batch.streams.last_mut() {
-                Some(stream) if stream.aggregate_id == event.aggregate_id() => stream.events.push(new),
-                _ => batch.streams.push(StreamAppend {
-                    aggregate_id: event.aggregate_id().to_owned(),
-                    aggregate_type: event.aggregate_type().to_owned(),
-                    expected: ExpectedVersion::Exact(AggregateVersion(event.version().0.saturating_sub(1))),
-                    events: vec![new],
-                }),
-            }
-            count += 1;
-        }
-        let (batch_events, behind) = rest.split_at(count);
-        let receipts = store.append(batch).wait()?;
-        let wanted = batch_events.last().map(Event::position);
-        let given = receipts.last().map(|receipt| receipt.position);
-        if wanted != given {
-            return Err(Error::Diverged {
-                target: "the embedded store".to_owned(),
-                position: given.unwrap_or_default(),
-                reason: "another writer stored events there meanwhile".to_owned(),
-            });
-        }
-        rest = behind;
-    }
-    Ok(())
 }
 
 /// The event as it was before it was stored, with its id and time.

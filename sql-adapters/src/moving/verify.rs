@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::Instant;
 
-use eventuali::{Event, EventStore, Position, ReadAll, Result};
+use eventuali::{Event, EventStore, Position, ReadAll, Result, Timestamp};
 
 use super::differing::{differing, digested};
 use super::{Difference, DifferenceKind, Progress};
@@ -23,6 +23,8 @@ const AHEAD: usize = 16;
 pub struct Verified {
     /// How many events of the source were compared.
     pub events: u64,
+    /// At how many of the positions that were compared neither has an event, because it was deleted or limits leave it out.
+    pub left_out: u64,
     /// The digest of everything that was compared: equal for equal histories, wherever they are stored. `None` if they differ.
     pub digest: Option<String>,
     /// The first event in which they differ; `None` if they are equal.
@@ -32,20 +34,21 @@ pub struct Verified {
 }
 
 /// Compares everything that two stores hold, as it is stored: positions, ids, names, versions, timestamps, payloads (JSON as
-/// values, to the last digit and character), metadata and tags. On a difference it names the first event that differs.
+/// values, to the last digit and character), metadata and tags. On a difference it names the first event that differs. What either leaves
+/// out is compared as of one moment: an event that one of them leaves out and the other does not is a difference.
 ///
 /// # Errors
 /// Those of reading either store.
 pub fn verify(source: &dyn EventStore, target: &dyn EventStore, mut progress: impl FnMut(&Progress) -> ControlFlow<()>) -> Result<Verified> {
-    let start = Instant::now();
+    let (start, now) = (Instant::now(), Timestamp::now());
     let last_position = source.head().wait()?.0.max(target.head().wait()?.0);
     let mut all = blake3::Hasher::new();
-    let mut events = 0;
+    let (mut events, mut position) = (0, 0);
     let (from_source, from_target) = (sync_channel(AHEAD), sync_channel(AHEAD));
     let ended = thread::scope(|scope| -> Result<Ended> {
         let (sources, targets) = (from_source.1, from_target.1);
-        scope.spawn(move || digest(source, last_position, &from_source.0));
-        scope.spawn(move || digest(target, last_position, &from_target.0));
+        scope.spawn(move || digest(source, (last_position, now), &from_source.0));
+        scope.spawn(move || digest(target, (last_position, now), &from_target.0));
         loop {
             let (one, other) = (next(&sources)?, next(&targets)?);
             let (Some(one), Some(other)) = (one, other) else { return Ok(Ended::Equal) };
@@ -54,20 +57,21 @@ pub fn verify(source: &dyn EventStore, target: &dyn EventStore, mut progress: im
             }
             all.update(one.digest.as_bytes());
             events += one.events;
-            let position = (one.first + RANGE - 1).min(last_position);
+            position = (one.first + RANGE - 1).min(last_position);
             if progress(&Progress { position, last_position: Some(last_position), events, elapsed: start.elapsed() }).is_break() {
                 return Ok(Ended::Stopped);
             }
         }
     })?;
+    let left_out = position.saturating_sub(events);
     match ended {
         Ended::Equal => {
             let difference = stray(source, target, last_position)?;
             let digest = difference.is_none().then(|| all.finalize().to_hex().to_string());
-            Ok(Verified { events, digest, difference, complete: true })
+            Ok(Verified { events, left_out, digest, difference, complete: true })
         }
-        Ended::Stopped => Ok(Verified { events, digest: None, difference: None, complete: false }),
-        Ended::Differ(first) => Ok(Verified { events, digest: None, difference: find(source, target, first)?, complete: true }),
+        Ended::Stopped => Ok(Verified { events, left_out, digest: None, difference: None, complete: false }),
+        Ended::Differ(first) => Ok(Verified { events, left_out, digest: None, difference: find(source, target, first, now)?, complete: true }),
     }
 }
 
@@ -90,8 +94,8 @@ fn next(digests: &Receiver<Result<RangeDigest>>) -> Result<Option<RangeDigest>> 
 }
 
 /// Reads a store and sends the digest of each range, also of those without events.
-fn digest(store: &dyn EventStore, last_position: u64, digests: &SyncSender<Result<RangeDigest>>) {
-    let mut reader = store.read_all(ReadAll::new().before(Position(last_position.saturating_add(1))).include_system());
+fn digest(store: &dyn EventStore, (last_position, now): (u64, Timestamp), digests: &SyncSender<Result<RangeDigest>>) {
+    let mut reader = store.read_all(ReadAll::new().before(Position(last_position.saturating_add(1))).include_system().now(now));
     let mut first = 1;
     let mut events = 0;
     let mut bytes = Vec::new();
@@ -154,9 +158,9 @@ fn stray(source: &dyn EventStore, target: &dyn EventStore, last_position: u64) -
 }
 
 /// The first event that differs in a range whose digests do.
-fn find(source: &dyn EventStore, target: &dyn EventStore, first: u64) -> Result<Option<Difference>> {
+fn find(source: &dyn EventStore, target: &dyn EventStore, first: u64, now: Timestamp) -> Result<Option<Difference>> {
     let read = |store: &dyn EventStore| -> Result<Vec<Event>> {
-        store.read_all(ReadAll::new().after(Position(first - 1)).before(Position(first + RANGE)).include_system()).collect()
+        store.read_all(ReadAll::new().after(Position(first - 1)).before(Position(first + RANGE)).include_system().now(now)).collect()
     };
     let (sources, targets) = (read(source)?, read(target)?);
     let (mut one, mut other) = (sources.iter().peekable(), targets.iter().peekable());

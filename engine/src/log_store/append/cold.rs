@@ -1,6 +1,7 @@
 //! Looking up in index files, without the writer's lock, what an append needs to know of sealed segments.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::{Answer, Deciding, Request, StreamPart, find_in_log};
 use crate::error::Result;
@@ -32,7 +33,7 @@ pub(super) struct ColdStream {
 
 impl Request {
     /// Finds out what index files say of the streams and ids that were asked for.
-    pub(super) fn look_into_files(&mut self, writer: &Writer<Deciding>) -> Result<()> {
+    pub(super) fn look_into_files(&mut self, writer: &Arc<Writer<Deciding>>) -> Result<()> {
         let Some((generation, sealed)) = self.cold.looking.take() else { return Ok(()) };
         let files = files(writer);
         self.cold.generation = Some(generation);
@@ -40,8 +41,9 @@ impl Request {
             for number in 0..self.events.len() {
                 let id = self.events[number].id;
                 let candidates = sealed.find_id(id, &files)?;
-                if let Some(position) = find_in_log(id, &candidates, writer)? {
-                    self.known = Some(self.compare(number, position, writer));
+                if let Some(position) = find_in_log(id, &candidates, writer)?
+                    && self.is_stored(number, position, writer)?
+                {
                     return Ok(());
                 }
             }

@@ -88,6 +88,7 @@ impl Request {
             cold: Cold::default(),
             known: None,
             control: Some(control),
+            restoring: None,
         })
     }
 
@@ -103,7 +104,7 @@ impl Request {
             }
             Wanted::Limit(retention) => {
                 let keeping = writer.with(|deciding| Arc::clone(&deciding.keeping));
-                let first = first_live(writer, &keeping, &key, found.version)?;
+                let first = first_live(writer, &keeping, &key, found.version, None)?;
                 Change::Limited { after: retention.first_kept(found.version, first - 1) - 1, retention }
             }
         };

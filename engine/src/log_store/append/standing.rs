@@ -10,6 +10,7 @@ use crate::log_store::keeping::Kept;
 use crate::version::{AggregateVersion, ExpectedVersion};
 
 /// What the streams of a batch will be, by part.
+#[derive(Default)]
 pub(super) struct Stands<'a> {
     /// The type that its events have, if it has any.
     pub(super) aggregate_type: Option<Cow<'a, str>>,
@@ -35,7 +36,7 @@ impl Deciding {
                 in_flight |= rests_on_others;
                 standings.push(standing);
             } else {
-                standings.push(Stands { aggregate_type: None, version: 0, deleted: false });
+                standings.push(Stands::default());
             }
             let standing = &mut standings[part.first];
             if let Some(stored) = standing.aggregate_type.as_deref().filter(|stored| *stored != part.aggregate_type) {
@@ -89,6 +90,6 @@ pub(super) fn conflict(part: &StreamPart, standing: &Stands<'_>) -> Error {
     Error::Conflict { aggregate_id: part.aggregate_id.clone(), expected: part.expected, actual, deleted: standing.deleted }
 }
 
-fn type_error(part: &StreamPart, stored: &str) -> Error {
+pub(super) fn type_error(part: &StreamPart, stored: &str) -> Error {
     Error::AggregateType { aggregate_id: part.aggregate_id.clone(), stored: stored.to_owned(), requested: part.aggregate_type.clone() }
 }

@@ -13,13 +13,22 @@ use crate::store::ReadStream;
 use crate::version::AggregateVersion;
 
 /// The first version that is left of a stream that stands at `version`; one more than that if none is.
-pub(crate) fn first_live(writer: &Arc<Writer<Deciding>>, keeping: &Keeping, key: &StreamKey<'_>, version: u64) -> Result<u64> {
+/// Ages are told by `now`, or else by the clock.
+pub(crate) fn first_live(
+    writer: &Arc<Writer<Deciding>>,
+    keeping: &Keeping,
+    key: &StreamKey<'_>,
+    version: u64,
+    now: Option<Timestamp>,
+) -> Result<u64> {
     let Some(kept) = keeping.get(key) else { return Ok(1) };
     let Some(limits) = &kept.limits else { return Ok(kept.after.saturating_add(1)) };
-    let first = limits.retention.first_kept(version, kept.after.max(limits.old));
-    let Some(oldest) = limits.retention.oldest(Timestamp::now().0) else { return Ok(first) };
+    // What was found to be too old by the clock may not have been then.
+    let old = if now.is_none() { limits.old } else { 0 };
+    let first = limits.retention.first_kept(version, kept.after.max(old));
+    let Some(oldest) = limits.retention.oldest(now.unwrap_or_else(Timestamp::now).0) else { return Ok(first) };
     let young = first_young(writer, key, (first, version), oldest)?;
-    if young > first {
+    if young > first && now.is_none() {
         keeping.note_old(key, kept.position, young - 1);
     }
     Ok(young)
@@ -45,13 +54,15 @@ fn first_young(writer: &Arc<Writer<Deciding>>, key: &StreamKey<'_>, (first, last
 /// What a reader of all streams leaves out. How far a stream is left out is looked up when its first event is met.
 pub(crate) struct Checks {
     keeping: Arc<Keeping>,
+    now: Option<Timestamp>,
     /// By tenant and aggregate id, the first version that is left of streams that are limited.
     limited: HashMap<(String, String), u64>,
 }
 
 impl Checks {
-    pub(crate) fn new(keeping: Arc<Keeping>) -> Self {
-        Self { keeping, limited: HashMap::new() }
+    /// Ages are told by `now`, or else by the clock.
+    pub(crate) fn new(keeping: Arc<Keeping>, now: Option<Timestamp>) -> Self {
+        Self { keeping, now, limited: HashMap::new() }
     }
 
     /// Takes out the events that are not left.
@@ -76,7 +87,7 @@ impl Checks {
             return Ok(event.version().0 >= *first);
         }
         let version = visible_tip(writer, &key)?.map_or(0, |tip| tip.version);
-        let first = first_live(writer, &self.keeping, &key, version)?;
+        let first = first_live(writer, &self.keeping, &key, version, self.now)?;
         self.limited.insert(name, first);
         Ok(event.version().0 >= first)
     }

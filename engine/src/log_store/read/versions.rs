@@ -28,21 +28,28 @@ pub(super) fn locate_versions(
     let wanted = if backwards { to } else { from };
     out.clear();
     // What the active segment has of the stream, and what is known of what it had before.
-    let (before, sealed) = writer.with(|deciding| {
+    let (active, sealed) = writer.with(|deciding| {
+        let mut found = Active { before: tip, runs: Vec::new(), of: None };
         let active = deciding.index.active();
-        let Some(stream) = active.stream(key) else {
-            return (tip, deciding.sealed.clone());
-        };
-        let before = active.before(stream);
-        if wanted > before.version {
-            let (from, to) = first_of(from.max(before.version + 1), to);
-            active.stream_locations(stream, from, to, out);
+        let mut run = active.stream(key);
+        while let Some(stream) = run {
+            let (first, last) = (active.before(stream).version + 1, active.version(stream));
+            if (first..=last).contains(&wanted) {
+                let (from, to) = first_of(from.max(first), to.min(last));
+                active.stream_locations(stream, from, to, out);
+                found.of = Some((from, to));
+                break;
+            }
+            found.runs.push((first, last));
+            found.before = active.before(stream);
+            run = active.earlier_run(stream);
         }
-        (before, deciding.sealed.clone())
+        (found, deciding.sealed.clone())
     });
-    if !out.is_empty() {
-        return Ok(Some(first_of(from.max(before.version + 1), to)));
+    if active.of.is_some() {
+        return Ok(active.of);
     }
+    let before = active.before;
     if spans.first().is_some_and(|newest| newest.last_version < wanted) {
         // The segment that was written to when they were found is sealed by now.
         spans.clear();
@@ -57,36 +64,48 @@ pub(super) fn locate_versions(
         spans.push(found);
     }
     let Some(span) = spans.iter().find(|span| (span.first_version..=span.last_version).contains(&wanted)) else {
-        return behind_what_was_taken_out(writer, key, (tip, spans), (from, to), (backwards, most, before.version), out);
+        return behind_what_was_taken_out(writer, key, (tip, spans), (from, to), (backwards, most, &active.runs), out);
     };
     let (from, to) = first_of(from.max(span.first_version), to.min(span.last_version));
     sealed.span_locations(span, key, from, to, &files, out)?;
     Ok(Some((from, to)))
 }
 
+/// What the active segment has of a stream.
+struct Active {
+    /// What is known of the stream before the runs that were looked at.
+    before: Before,
+    /// The runs of its versions that do not have the wanted one.
+    runs: Vec<(u64, u64)>,
+    /// The versions that are wanted first, if it has them.
+    of: Option<(u64, u64)>,
+}
+
 /// [`locate_versions`] where the first wanted one is in no segment: it was taken out. Why may not be known any more, where a store was
-/// forked before its deletion, or lost that. `active_after` is the version before those of the active segment.
+/// forked before its deletion, or lost that; or not yet, where another store's history is still being restored. `active` are the runs of
+/// versions in the active segment.
 fn behind_what_was_taken_out(
     writer: &Writer<Deciding>,
     key: &StreamKey<'_>,
     (tip, spans): (Before, &mut Vec<Span>),
     (from, to): (u64, u64),
-    (backwards, most, active_after): (bool, usize, u64),
+    (backwards, most, active): (bool, usize, &[(u64, u64)]),
     out: &mut Vec<Location>,
 ) -> Result<Option<(u64, u64)>> {
     let wanted = if backwards { to } else { from };
-    let is_beginning = !spans.iter().any(|span| span.last_version < wanted);
+    let runs = spans.iter().map(|span| (span.first_version, span.last_version)).chain(active.iter().copied());
+    let is_beginning = !runs.clone().any(|(_, last)| last < wanted);
     if !is_beginning && writer.with(|deciding| Arc::clone(&deciding.keeping)).get(key).is_none() {
         return Err(Error::configuration(format!(
-            "version {wanted} of the aggregate {:?} lies in no segment, but earlier ones do: verify the store, and restore a backup if it is damaged",
+            "version {wanted} of the aggregate {:?} lies in no segment, but earlier ones do: where the store is a copy that is still being made, have \
+             that go on; else verify it, and restore a backup if it is damaged",
             key.aggregate_id
         )));
     }
     let next = if backwards {
-        spans.iter().map(|span| span.last_version).filter(|last| *last < to).max()
+        runs.map(|(_, last)| last).filter(|last| *last < to).max()
     } else {
-        let active = active_after.saturating_add(1);
-        spans.iter().map(|span| span.first_version).chain([active]).filter(|first| *first > from).min()
+        runs.map(|(first, _)| first).filter(|first| *first > from).min()
     };
     match next.filter(|next| (from..=to).contains(next)) {
         Some(next) if backwards => locate_versions(writer, key, (tip, spans), (from, next), (true, most), out),

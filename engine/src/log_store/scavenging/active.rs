@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::Extent;
 use super::floors::{Floor, Floors};
 use crate::error::Result;
-use crate::index::Location;
+use crate::index::{Location, StreamId};
 use crate::log::writer::{SEALED_AT_CLOSE_BYTES, Writer};
 use crate::log_store::append::Deciding;
 use crate::log_store::keeping::Name;
@@ -29,7 +29,7 @@ impl InActive {
         for some in floors.chunks(256) {
             writer.with(|deciding| {
                 for (name, floor) in some {
-                    if let Some((first, last)) = versions(deciding, name, floor) {
+                    for (_, first, last) in runs(deciding, name, floor) {
                         found.streams.insert((*name).clone());
                         found.events += last - first + 1;
                     }
@@ -69,20 +69,20 @@ impl InActive {
     }
 }
 
-/// The versions of a stream in the segment that is written to that are to be taken out.
-fn versions(deciding: &Deciding, name: &Name, floor: &Floor) -> Option<(u64, u64)> {
+/// The versions of a stream in the segment that is written to that are to be taken out, run by run.
+fn runs<'a>(deciding: &'a Deciding, name: &Name, floor: &'a Floor) -> impl Iterator<Item = (StreamId, u64, u64)> + use<'a> {
     let active = deciding.index.active();
-    let stream = active.stream(&name.key())?;
-    let (first, last) = (active.before(stream).version + 1, active.version(stream).min(floor.first - 1));
-    (first <= last).then_some((first, last))
+    let all = std::iter::successors(active.stream(&name.key()), |stream| active.earlier_run(*stream));
+    all.map(|stream| (stream, active.before(stream).version + 1, active.version(stream).min(floor.first - 1)))
+        .filter(|(_, first, last)| first <= last)
 }
 
 /// Where they are; nowhere if the segment was sealed meanwhile.
 fn locations(deciding: &Deciding, name: &Name, floor: &Floor) -> Vec<Location> {
-    let mut found = Vec::new();
-    let active = deciding.index.active();
-    if let (Some(stream), Some((first, last))) = (active.stream(&name.key()), versions(deciding, name, floor)) {
-        active.stream_locations(stream, first, last, &mut found);
+    let (mut found, mut of_run) = (Vec::new(), Vec::new());
+    for (stream, first, last) in runs(deciding, name, floor) {
+        deciding.index.active().stream_locations(stream, first, last, &mut of_run);
+        found.append(&mut of_run);
     }
     found
 }

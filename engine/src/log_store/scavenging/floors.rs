@@ -64,7 +64,7 @@ impl Floors {
                 kept.after.saturating_add(1)
             } else {
                 let version = visible_tip(writer, &name.key())?.map_or(0, |tip| tip.version);
-                first_live(writer, keeping, &name.key(), version)?
+                first_live(writer, keeping, &name.key(), version, None)?
             };
             let floor = Floor { first, gone: kept.taken_out(), position: kept.position, is_fixed: kept.is_fixed() };
             if floor.first > floor.gone.saturating_add(1) {

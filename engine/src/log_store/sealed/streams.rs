@@ -1,7 +1,9 @@
 //! What sealed segments have of a stream: found through runs, index files, and the links from segment to segment.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
+use super::runs::Runs;
 use super::{Files, Sealed, SealedSegment, SegmentIndex, Trouble};
 use crate::error::{Error, Result};
 use crate::event::{Event, StreamKey};
@@ -39,7 +41,11 @@ enum Linked {
 impl Sealed {
     /// The newest events of a stream before this segment.
     pub(crate) fn find_before(&self, key: &StreamKey<'_>, sequence: u64, files: &Files) -> Result<Option<Span>> {
-        let runs = self.runs(files);
+        self.find_in(&self.runs(files), key, sequence, files)
+    }
+
+    /// The same, as these runs tell.
+    fn find_in(&self, runs: &Runs, key: &StreamKey<'_>, sequence: u64, files: &Files) -> Result<Option<Span>> {
         let hash = stream_hash(files.segments.origin(), key.tenant, key.aggregate_id);
         let mut left = &self.segments[..self.segments.partition_point(|segment| segment.named.sequence < sequence)];
         // The run of which one segment after the other is asked, and the one that it names.
@@ -71,7 +77,7 @@ impl Sealed {
                 Some(_) => AskFilter::InFile,
                 None => AskFilter::InMemory,
             };
-            if let Some(span) = self.span(segment, key, ask, files)? {
+            if let Some(span) = self.span(segment, key, u64::MAX, ask, files)? {
                 return Ok(Some(span));
             }
             left = earlier;
@@ -83,7 +89,7 @@ impl Sealed {
     fn follow_links(&self, key: &StreamKey<'_>, from: u64, sequence: u64, files: &Files) -> Result<Linked> {
         let (mut segment, mut last_version) = (self.numbered(from), None);
         while let Some(here) = segment {
-            let Some(span) = self.span(here, key, AskFilter::Not, files)? else { return Ok(Linked::Not) };
+            let Some(span) = self.span(here, key, u64::MAX, AskFilter::Not, files)? else { return Ok(Linked::Not) };
             if last_version.is_some_and(|version| version != span.last_version) {
                 return Ok(Linked::Not);
             }
@@ -110,31 +116,38 @@ impl Sealed {
         if first_version <= 1 {
             return Ok(None);
         }
+        // What is left out between two runs of versions may lie within a segment.
         if let Some(segment) = self.numbered(before)
-            && let Some(span) = self.span(segment, key, AskFilter::Not, files)?
-            && span.last_version + 1 == first_version
+            && let Some(span) = self.span(segment, key, first_version, AskFilter::Not, files)?
+            && (span.last_version + 1 == first_version || before == sequence)
         {
             return Ok(Some(span));
         }
-        let found = self.find_before(key, sequence, files)?;
+        let runs = self.runs(files);
+        let found = self.find_in(&runs, key, sequence, files)?;
         if found.as_ref().is_some_and(|span| span.last_version + 1 >= first_version) {
             return Ok(found);
         }
-        // It has events that no run knows of: every segment is asked.
-        for run in self.runs(files).iter() {
-            self.discard(run, &IndexProblem::Damaged("it passes over events that are there"));
+        // Versions are left out before these, or it has events that no run knows of: every segment is asked.
+        let asked = self.find_in(&Runs::default(), key, sequence, files)?;
+        let last = |span: &Option<Span>| span.as_ref().map_or(0, |span| span.last_version);
+        if last(&asked) > last(&found) {
+            for run in runs.iter() {
+                self.discard(run, &IndexProblem::Damaged("it passes over events that are there"));
+            }
         }
-        self.find_before(key, sequence, files)
+        Ok(asked)
     }
 
-    /// What a segment has of a stream.
-    fn span(&self, segment: &Arc<SealedSegment>, key: &StreamKey<'_>, ask: AskFilter, files: &Files) -> Result<Option<Span>> {
+    /// What a segment has of a stream: the newest run of versions that begins below one.
+    fn span(&self, segment: &Arc<SealedSegment>, key: &StreamKey<'_>, below: u64, ask: AskFilter, files: &Files) -> Result<Option<Span>> {
         segment.look(files, &self.shared, |index| {
             let part = match index {
-                SegmentIndex::File(file) => return file_span(segment, file, key, ask, files),
+                SegmentIndex::File(file) => return file_span(segment, file, key, below, ask, files),
                 SegmentIndex::Memory(part) => part,
             };
-            let Some((stream, tip)) = part.stream(key).zip(part.tip(key)) else { return Ok(None) };
+            let Some(stream) = part.run_below(key, below) else { return Ok(None) };
+            let Some(tip) = part.run_tip(stream, u64::MAX) else { return Ok(None) };
             let before = part.before(stream);
             Ok(Some(Span {
                 segment: Arc::clone(segment),
@@ -172,7 +185,7 @@ impl Sealed {
         }
         // An index that was made anew leaves out what was taken out of the segment.
         out.clear();
-        match self.span(&span.segment, key, AskFilter::Not, files)? {
+        match self.span(&span.segment, key, span.last_version.saturating_add(1), AskFilter::Not, files)? {
             Some(span) if span.first_version <= to => self.span_locations(&span, key, from.max(span.first_version), to, files, out),
             _ => Ok(()),
         }
@@ -200,8 +213,19 @@ fn event_at(segment: &SealedSegment, file: &SealedIndex, slot: u32, files: &File
     Ok(fetched.events.into_iter().next())
 }
 
-fn file_span(segment: &Arc<SealedSegment>, file: &SealedIndex, key: &StreamKey<'_>, ask: AskFilter, files: &Files) -> Result<Option<Span>, Trouble> {
-    for entry in file.streams(stream_hash(file.identity().store_id, key.tenant, key.aggregate_id), ask)? {
+fn file_span(
+    segment: &Arc<SealedSegment>,
+    file: &SealedIndex,
+    key: &StreamKey<'_>,
+    below: u64,
+    ask: AskFilter,
+    files: &Files,
+) -> Result<Option<Span>, Trouble> {
+    let mut entries = file.streams(stream_hash(file.identity().store_id, key.tenant, key.aggregate_id), ask)?;
+    entries.retain(|entry| entry.first_version < below);
+    // Of a stream that goes on behind versions that are left out the newest run comes first.
+    entries.sort_by_key(|entry| Reverse(entry.first_version));
+    for entry in entries {
         let last_version = entry.first_version + u64::from(entry.count).saturating_sub(1);
         let mut slots = Vec::with_capacity(1);
         file.stream_slots(&entry, last_version, last_version, &mut slots)?;

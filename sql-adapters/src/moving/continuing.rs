@@ -1,0 +1,108 @@
+//! Going on where a target ends: what it shows last must be the source's, or be what the source leaves out by now.
+
+use std::collections::HashMap;
+
+use eventuali::{Error, Event, HistoryItem, Position, ReadAll, Result};
+
+use super::differing::differing;
+use super::source::{Source, has_left_out, leaves_out};
+use crate::config::Store;
+
+/// How many of the target's last events are looked at for one that both have.
+const LOOKED_AT: u64 = 256;
+
+/// A target whose events are found to be the source's, or are compared while the source is read.
+pub(super) struct Continued {
+    target: String,
+    head: u64,
+    /// Where the source is to be read from.
+    from: u64,
+    /// The target's last events by position, where only reading the source tells whether they are its.
+    to_compare: HashMap<u64, Event>,
+    /// Whether one of them was found there, or there are none.
+    is_certain: bool,
+}
+
+impl Continued {
+    /// Looks at the end of a target with this head. `is_named` says that the target itself has kept that its events are the source's.
+    ///
+    /// # Errors
+    /// [`Diverged`](Error::Diverged) if they are not.
+    pub(super) fn find(source: &dyn Source, target: &Store, head: u64, is_named: bool) -> Result<Self> {
+        let mut continued = Self { target: target.shown(), head, from: head + 1, to_compare: HashMap::new(), is_certain: true };
+        let last = ReadAll::new().before(Position(head.saturating_add(1))).include_system().backwards().limit(LOOKED_AT);
+        let mut shown = target.as_dyn().read_all(last);
+        let Some(store) = source.store() else {
+            for event in shown {
+                let event = event?;
+                continued.from = event.position().0;
+                continued.to_compare.insert(continued.from, event);
+            }
+            continued.is_certain = continued.to_compare.is_empty();
+            return Ok(continued);
+        };
+        let mut left_out = None;
+        for event in &mut shown {
+            let event = event?;
+            match event_at(store, event.position())? {
+                Some(other) => return continued.compare(&event, &other).map(|()| continued),
+                None if !leaves_out(store) => return Err(continued.nothing_there(event.position().0)),
+                None => left_out = left_out.or(Some(event)),
+            }
+        }
+        match left_out {
+            // Nothing is common to both that is left: then the source must say that it has left it out.
+            Some(event) if !is_named && !has_left_out(store, &event)? => Err(continued.nothing_there(event.position().0)),
+            _ => Ok(continued),
+        }
+    }
+
+    /// The position from which on the source is to be read.
+    pub(super) fn from(&self) -> u64 {
+        self.from
+    }
+
+    /// Compares what the target has already; gives back what is new to it.
+    pub(super) fn pass(&mut self, item: HistoryItem) -> Result<Option<HistoryItem>> {
+        if let HistoryItem::Event(event) = &item
+            && let Some(shown) = self.to_compare.remove(&event.position().0)
+        {
+            self.compare(&shown, event)?;
+            self.is_certain = true;
+        }
+        if item.last().0 <= self.head {
+            return Ok(None);
+        }
+        self.end()?;
+        Ok(Some(match item {
+            HistoryItem::LeftOut { first, last } => HistoryItem::LeftOut { first: first.max(Position(self.head + 1)), last },
+            event @ HistoryItem::Event(_) => event,
+        }))
+    }
+
+    /// Whether the target's events are known to be the source's, of which all is read that the target has.
+    pub(super) fn end(&self) -> Result<()> {
+        if self.is_certain { Ok(()) } else { Err(self.nothing_there(self.head)) }
+    }
+
+    fn compare(&self, shown: &Event, event: &Event) -> Result<()> {
+        if differing(shown, event).is_ok_and(|parts| parts.is_empty()) {
+            return Ok(());
+        }
+        Err(self.diverged(event.position().0, "its event there is another one"))
+    }
+
+    fn nothing_there(&self, position: u64) -> Error {
+        self.diverged(position, "the source has no event there")
+    }
+
+    fn diverged(&self, position: u64, reason: &str) -> Error {
+        Error::Diverged { target: self.target.clone(), position: Position(position), reason: reason.to_owned() }
+    }
+}
+
+/// The event of a store at a position, if it shows one.
+fn event_at(store: &dyn eventuali::EventStore, position: Position) -> Result<Option<Event>> {
+    let query = ReadAll::new().after(Position(position.0.saturating_sub(1))).before(Position(position.0.saturating_add(1))).include_system();
+    store.read_all(query).next().transpose()
+}
