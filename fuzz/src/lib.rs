@@ -1,6 +1,7 @@
 //! What the targets share: a small store whose files can be changed before it is opened again.
 
 pub mod reseal;
+pub mod scavenged;
 
 use std::sync::{Arc, LazyLock};
 
@@ -25,6 +26,11 @@ fn make() -> Result<Files> {
         store.append(AppendBatch::one("counter", "Counter", ExpectedVersion::Any, vec![event])).wait()?;
     }
     store.close().wait()?;
+    files_of(&storage)
+}
+
+/// All files of a store, but for those in folders.
+fn files_of(storage: &MemoryStorage) -> Result<Files> {
     let read = |name: String| {
         let file = storage.open(&name, Access::Read).map_err(|error| Error::configuration(error.to_string()))?;
         let length = file.length().map_err(|error| Error::configuration(error.to_string()))?;

@@ -5,6 +5,7 @@ use std::ops::Range;
 const FILE_SEED: u32 = 0x4556_464C;
 const TABLE_SEED: u32 = 0x4556_5442;
 const BODY_SEED: u32 = 0x4556_424F;
+const INDEX_SEED: u32 = 0x4556_4958;
 const SEGMENT_HEADER: usize = 4096;
 const FRAME_HEADER: usize = 64;
 const ENTRY: usize = 40;
@@ -46,6 +47,16 @@ pub fn reseal(name: &str, bytes: &mut [u8]) {
             reseal_frames(&mut bytes[SEGMENT_HEADER..], seed, anchor);
         }
         _ => {}
+    }
+}
+
+/// Mends the pages of an index file.
+pub fn reseal_index(bytes: &mut [u8]) {
+    let Some(identity) = bytes.get(32..160).map(<[u8]>::to_vec) else { return };
+    for (number, page) in (0_u64..).zip(bytes.chunks_exact_mut(4096)) {
+        let seed = if number == 0 { INDEX_SEED } else { checksum(INDEX_SEED, &identity) };
+        let sum = checksum(checksum(seed, &page[..4092]), &number.to_le_bytes());
+        page[4092..].copy_from_slice(&sum.to_le_bytes());
     }
 }
 
