@@ -123,21 +123,27 @@ fn the_manifest_of_a_fork_that_has_copied_all_it_has_is_rebuilt_with_its_origin(
         }
         let expected = read_all(&fork).expect("readable");
         fork.close().wait().expect("closed");
-        for lost in [None, Some("000000001.idx"), Some("000000002.idx")] {
+        for lost in [None, Some("000000001.idx"), Some("000000002.idx"), Some("all")] {
             let mut files = target.files();
             assert!(files.contains_key("000000001.idx") && files.contains_key("000000002.idx"), "{:?}", files.keys());
             files.remove(MANIFEST);
+            assert!(files.keys().any(|name| name.contains(".run")), "{:?}", files.keys());
+            if lost == Some("all") {
+                files.retain(|name, _| !name.contains(".idx"));
+            }
             if let Some(damaged) = lost.and_then(|lost| files.get_mut(lost)) {
                 damaged[5000] ^= 1;
             }
             let (_directory, path) = in_directory(&files);
             rebuild_manifest(&path).expect("rebuilt");
             let found = verify(&path, on).expect("read");
-            assert_eq!(found.damaged_places, u64::from(lost.is_some()), "{:?}", found.damage);
+            assert_eq!(found.damaged_places, u64::from(lost.is_some_and(|lost| lost != "all")), "{:?}", found.damage);
             assert!(found.damage.iter().all(|damage| Some(&*damage.file) == lost), "{:?}", found.damage);
             let store = LogStore::open(&path).expect("it opens");
             assert!(read_all(&store).expect("readable") == expected);
-            assert_eq!(read_stream(&store, "new-1"), 1);
+            for number in 0..6 {
+                assert_eq!(read_stream(&store, &format!("new-{number}")), 1);
+            }
             store.close().wait().expect("closed");
         }
     }

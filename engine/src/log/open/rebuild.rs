@@ -10,6 +10,7 @@ use crate::error::{Corruption, Error, Remedy, Result};
 use crate::log::format::SegmentHeader;
 use crate::log::lineage::{Ancestor, Lineage};
 use crate::log::manifest::{MANIFEST, Manifest, ManifestSegment};
+use crate::log::runs;
 use crate::log::scan::{Scan, Seal};
 use crate::log::segment::{Segment, file_name};
 use crate::log::storage::{Access, Storage};
@@ -55,8 +56,23 @@ fn rebuild_manifest_locked(storage: &dyn Storage, origin_of: &OriginOf<'_>) -> R
         let damage = Corruption { path: storage.path().join(WATERMARK), reason, ..opening.manifest_corruption("") };
         return Err(to_rebuild_without(damage.into()));
     }
+    remove_runs(&opening)?;
     opening.quarantine_file(MANIFEST)?;
     manifest.replace(storage).map_err(|error| opening.io("write", MANIFEST, &error))
+}
+
+/// Removes the merged runs of indexes, which are merged again. They do not say whose hashes they have: if the root of the family is not found, they
+/// would deny what is there.
+fn remove_runs(opening: &Opening<'_>) -> Result<()> {
+    let names = opening.storage.list(runs::FOLDER).map_err(|error| opening.io("list", runs::FOLDER, &error))?;
+    let runs: Vec<_> = names.iter().filter(|name| runs::parse_run_name(name).is_some()).map(|name| format!("{}/{name}", runs::FOLDER)).collect();
+    for name in &runs {
+        opening.storage.remove(name).map_err(|error| opening.io("remove", name, &error))?;
+    }
+    if runs.is_empty() {
+        return Ok(());
+    }
+    opening.storage.sync_directory(runs::FOLDER).map_err(|error| opening.io("sync", runs::FOLDER, &error))
 }
 
 /// What the segments have told so far.
