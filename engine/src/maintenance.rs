@@ -37,6 +37,7 @@ mod indexes;
 mod kin;
 mod pipeline;
 mod rescue;
+mod runs;
 mod salvage;
 mod scavenge;
 mod seed;

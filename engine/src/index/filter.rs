@@ -61,6 +61,14 @@ fn push(writer: &mut Writer, block: &Block) -> std::io::Result<()> {
     writer.push(&bytes)
 }
 
+/// How a part of a filter in a file compares with one that was made anew.
+pub(crate) struct Compared {
+    /// Whether it has every bit of that,
+    pub(crate) has_all: bool,
+    /// and whether it has no others.
+    pub(crate) has_nothing_else: bool,
+}
+
 /// A filter that is being made, or a part of it: blocks next to each other.
 pub(crate) struct Making {
     of: u64,
@@ -95,6 +103,18 @@ impl Making {
             }
         }
         at >= self.end()
+    }
+
+    /// Compares the blocks of this part with those of a filter that begins at a block of a section.
+    pub(crate) fn compare(&self, pages: &Pages, section: &Section, first_block: u64) -> Result<Compared, IndexProblem> {
+        let (mut compared, mut blocks) = (Compared { has_all: true, has_nothing_else: true }, self.blocks.iter());
+        pages.each(section, first_block + self.from..first_block + self.end(), &mut Page::new(), |entry| {
+            let (mine, written) = (blocks.next().copied().unwrap_or_default(), decode(entry));
+            compared.has_all &= holds(&written, &mine);
+            compared.has_nothing_else &= holds(&mine, &written);
+            Ok(())
+        })?;
+        Ok(compared)
     }
 
     /// Writes the blocks of this part.

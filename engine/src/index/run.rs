@@ -1,5 +1,6 @@
 //! A run: where the streams and event ids of a range of segments are to be looked for, merged from indexes of segments and smaller runs.
 
+mod compare;
 mod ids;
 mod merge;
 #[cfg(test)]

@@ -467,6 +467,21 @@ impl SealedIndex {
         self.file.pages.iter(&self.streams, StreamEntry::decode)
     }
 
+    /// How many event ids it has: one for each event that was not taken out.
+    pub(crate) fn id_count(&self) -> u64 {
+        self.ids.count
+    }
+
+    /// Whether it says that records were taken out of the segment.
+    pub(crate) fn has_removed(&self) -> bool {
+        self.ids.count < self.events.count
+    }
+
+    /// Gives the hashes of streams, sorted, from the first that is not smaller than `hash` on, as long as `take` wants more.
+    pub(crate) fn stream_hashes_from(&self, hash: u64, mut take: impl FnMut(u64) -> bool) -> Result<(), IndexProblem> {
+        self.file.pages.each_from(&self.streams, hash, |entry| Ok(take(u64::from_le_bytes(get(entry, stream::HASH)))))
+    }
+
     /// Gives the hashes of ids, sorted, from the first that is not smaller than `hash` on, as long as `take` wants more.
     pub(crate) fn id_hashes_from(&self, hash: u64, mut take: impl FnMut(u64) -> bool) -> Result<(), IndexProblem> {
         let mut before = hash;

@@ -219,7 +219,9 @@ impl Forking<'_> {
 
     /// Shares what was merged from index files of shared segments. What is missing is merged again.
     fn share_runs(&self) {
-        let Some((first, last)) = self.segments.first().zip(self.segments.last()) else { return };
+        // One that was cut is another one.
+        let last = self.segments.iter().rfind(|entry| self.manifest.segments.contains(entry));
+        let Some((first, last)) = self.segments.first().zip(last) else { return };
         let is_covered = |name: &String| parse_run_name(name).is_some_and(|(from, to)| first.sequence <= from && to <= last.sequence);
         let runs: Vec<String> = self.source.list(FOLDER).unwrap_or_default().into_iter().filter(is_covered).collect();
         if !runs.is_empty() && self.target.create_folder(FOLDER).is_ok() {

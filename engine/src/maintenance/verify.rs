@@ -10,6 +10,7 @@ use super::files::Files;
 use super::indexes::Reading;
 use super::pipeline::run;
 use super::rescue::Rescued;
+use super::runs::check_runs;
 use super::source::Source;
 use super::streams::Streams;
 use super::survey::{Block, Item};
@@ -69,7 +70,7 @@ impl VerifyReport {
 }
 
 /// Reads every byte of the store in a directory and verifies every checksum, the chain of frames, seals, positions and
-/// versions, manifest against segments, the digests of a backup, index files against segments, and the watermark. It goes on
+/// versions, manifest against segments, the digests of a backup, index files against segments, merged runs of them against them, and the watermark. It goes on
 /// behind damage, and reports every damaged place. An index file that is missing is no damage: it is made again from its segment.
 ///
 /// It takes no lock and changes nothing. What a writer has appended behind the durable mark of the watermark is counted
@@ -110,6 +111,9 @@ pub fn verify_storage(storage: &dyn Storage, mut progress: impl FnMut(&Progress)
         verifying.end_segment()?;
     }
     let mut report = verifying.report;
+    let (events, last) = (report.events, report.last_position);
+    let mut go_on = || progress(&Progress { position: last.0, last_position: Some(last.0), events, elapsed: start.elapsed() });
+    let surveyed = if surveyed.is_some() && check_runs(storage, &mut |damage| report.note(damage), &mut go_on)?.is_break() { None } else { surveyed };
     if let Some(surveyed) = surveyed {
         report.segments = surveyed.segments;
         report.bytes = surveyed.bytes;

@@ -1,9 +1,11 @@
 //! Runs of index files: merged, damaged, of other stores, interrupted; and what they save.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
+use eventuali::maintenance::{scavenge, verify_storage};
 use eventuali::storage::FaultyStorage;
-use eventuali::{Compress, Durability, EventStore, LogStore, OpenOptions, OpenOutcome, ReadStream, StreamKey};
+use eventuali::{Compress, Durability, EventStore, ExpectedVersion, LogStore, OpenOptions, OpenOutcome, ReadStream, StreamKey};
 
 use crate::arrange::{SEGMENT_BYTES, many, one, open_with, options};
 use crate::files::{Files, flip, holding};
@@ -270,5 +272,83 @@ fn a_cold_stream_among_many_segments_takes_a_few_reads_and_a_new_one_hardly_any(
         assert!(found && operations <= 12, "{operations} operations for stream {number}");
         let (found, operations) = look(&format!("nobody-{number}"));
         assert!(!found && operations <= 2, "{operations} operations for a new stream");
+    }
+}
+
+/// Why verifying says that this run is damaged; nothing else is.
+fn complaint(files: &Files, run: &str) -> Option<String> {
+    let found = verify_storage(&holding(files), |_| ControlFlow::Continue(())).expect("verified");
+    assert!(found.complete && found.damage.iter().all(|damage| damage.file == run), "{:?}", found.damage);
+    found.damage.first().map(|damage| damage.reason.clone())
+}
+
+#[test]
+fn verifying_finds_runs_that_say_something_else_than_their_index_files() {
+    let (_, files) = store_of(15, &settled());
+    assert_eq!(complaint(&files, "none"), None);
+    for name in RUNS {
+        let run = &files[name];
+        for bit in (0..run.len() * 8).step_by(4999) {
+            assert!(complaint(&flip(&files, name, bit), name).is_some_and(|reason| reason.contains("the run of indexes is damaged")), "bit {bit}");
+        }
+        let sections: Vec<usize> =
+            (0..4).map(|section| u32::from_le_bytes(run[256 + section * 24 + 8..][..4].try_into().expect("four")) as usize).collect();
+        let last = |page: &[u8]| page.chunks_exact(12).rposition(|entry| entry[..8] != [0; 8]).expect("entries");
+        let forgeries = [
+            ("not sorted", forged(run, sections[0], |page| page[12..20].fill(0))),
+            ("not in the run", forged(run, sections[0], |page| page[8..12].fill(0xFF))),
+            ("a later segment", forged(run, sections[0], |page| page.chunks_exact_mut(12).for_each(|entry| entry[8..].fill(0)))),
+            ("cannot be found by its hash", forged(run, sections[1], |page| page.fill(0))),
+            ("is not theirs", forged(run, sections[2], |page| page.fill(0))),
+            ("is not theirs", forged(run, sections[2], |page| page[..64].fill(0xFF))),
+            ("are others than it says", forged(run, sections[3], |page| page[24..40].fill(1))),
+            ("smallest or largest", forged(run, 0, |page| page[160..176].fill(1))),
+            (
+                "is not in it",
+                forged(run, sections[0], |page| {
+                    // The last one is left out by being another.
+                    let at = last(page) * 12;
+                    page[at..at + 8].fill(0xFF);
+                }),
+            ),
+        ];
+        for (reason, run) in forgeries {
+            let mut files = files.clone();
+            files.insert(name.to_owned(), run);
+            let found = complaint(&files, name).expect(reason);
+            assert!(found.contains(reason) || found.contains("cannot be found by its hash"), "{found}, not {reason}");
+        }
+    }
+    // Index files that are missing or damaged say nothing of a run.
+    let mut without = files.clone();
+    without.retain(|name, _| !name.contains(".idx"));
+    assert_eq!(complaint(&without, "none"), None);
+    assert!(complaint(&flip(&files, "000000003.idx", 9 * 8), "000000003.idx").is_some());
+}
+
+#[test]
+fn runs_of_scavenged_segments_stay_sound_and_are_merged_again_from_indexes_that_lack_what_was_taken_out() {
+    let (storage, _) = store_of(15, &settled());
+    let store = open_with(&storage, settled()).expect("open");
+    for gone in ["stream-3", "several"] {
+        store.delete(gone.into(), ExpectedVersion::Exists).wait().expect("deleted");
+    }
+    assert!(scavenge(&store, |_| ControlFlow::Continue(())).expect("scavenged").events > 20);
+    store.close().wait().expect("closed");
+    // Runs and index files of before know of what was taken out; then index files do not, and then neither do.
+    let mut files = storage.files();
+    assert_eq!(complaint(&files, "none"), None);
+    for ending in [".idx", ".run"] {
+        files.retain(|name, _| !name.ends_with(ending));
+        let storage = holding(&files);
+        let store = open_with(&storage, settled()).expect("open");
+        for _ in 0..2 {
+            store.append(one("large", 62_000)).wait().expect("stored");
+        }
+        store.close().wait().expect("closed");
+        files = storage.files();
+        assert!(!runs(&files).is_empty());
+        assert!(files.contains_key("000000001.idx"));
+        assert_eq!(complaint(&files, "none"), None);
     }
 }

@@ -122,7 +122,7 @@ impl<'a> Planned<'a> {
         let (mut ids, mut range) = (0, None);
         for sequence in first_segment..=last_segment {
             let index = sources.blame(Culprit::Segment(sequence), (sources.index)(sequence))?;
-            ids += index.event_count();
+            ids += index.id_count();
             if let Some((smallest, largest)) = index.id_range() {
                 let (low, high) = range.unwrap_or((smallest, largest));
                 range = Some((smallest.min(low), largest.max(high)));
