@@ -335,3 +335,14 @@ def test_saves_keep_going_beside_a_busy_thread() -> None:
 
     ratios = [beside / alone for alone, beside in (asyncio.run(main()) for _ in range(4))]
     assert max(ratios) > 0.2, ratios
+
+
+def test_loops_that_begin_in_many_threads_at_once_are_all_known(waiting_place: Place) -> None:
+    async def work(store: EventStore) -> None:
+        await store.save(counted(1))
+
+    store = asyncio.run(_open(waiting_place))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: asyncio.run(work(store)), range(100)))
+    assert asyncio.run(_head(store)) == 100
+    asyncio.run(store.close())

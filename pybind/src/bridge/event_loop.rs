@@ -74,6 +74,20 @@ fn all(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     Ok(all.bind(py))
 }
 
+/// What waits on every loop that lives. The references are listed in one step: `values` goes from one to the next in Python, and fails where
+/// another thread adds its loop meanwhile.
+fn known_loops(py: Python<'_>) -> PyResult<Vec<Bound<'_, EventLoop>>> {
+    let all = all(py)?;
+    let mut known = Vec::new();
+    for reference in all.call_method0("keyrefs")?.try_iter()? {
+        let event_loop = reference?.call0()?;
+        if let Ok(found) = all.call_method1(intern!(py, "get"), (event_loop,))?.cast_into::<EventLoop>() {
+            known.push(found);
+        }
+    }
+    Ok(known)
+}
+
 /// The asyncio loop that runs in this thread.
 pub(super) fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     static FUNCTION: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
@@ -312,8 +326,7 @@ impl Slots {
 
 /// Operations that waited on a loop that was closed hold on to it through their futures: let them go.
 fn forget_closed_loops(py: Python<'_>) -> PyResult<()> {
-    for known in all(py)?.call_method0("values")?.try_iter()?.collect::<PyResult<Vec<_>>>()? {
-        let known = known.cast_into::<EventLoop>()?;
+    for known in known_loops(py)? {
         if known.get().is_closed(py) {
             known.get().abandon(py)?;
         }
@@ -323,8 +336,8 @@ fn forget_closed_loops(py: Python<'_>) -> PyResult<()> {
 
 /// Sends every listener home and waits for it, before the interpreter ends.
 pub(crate) fn stop_listeners(py: Python<'_>) -> PyResult<()> {
-    for known in all(py)?.call_method0("values")?.try_iter()?.collect::<PyResult<Vec<_>>>()? {
-        known.cast_into::<EventLoop>()?.get().abandon(py)?;
+    for known in known_loops(py)? {
+        known.get().abandon(py)?;
     }
     Ok(())
 }
