@@ -161,14 +161,14 @@ impl<'a> Body<'a> {
     }
 
     /// Appends the body of one of the store's own events to `out`, or leaves `out` as it was.
-    pub(crate) fn encode_system(out: &mut Vec<u8>, event: &NewEvent) -> Result<()> {
+    pub(crate) fn encode_system(out: &mut Vec<u8>, aggregate_id: &str, event: &NewEvent) -> Result<()> {
         let payload = event.data.as_bytes().len();
         if payload > PAYLOAD_BYTES_MAX {
             return Err(Error::LimitExceeded { what: "payload (bytes)", actual: payload as u64, max: PAYLOAD_BYTES_MAX as u64 });
         }
         check_name("event type (bytes)", &event.event_type, NAME_BYTES_MAX)?;
         let start = out.len();
-        encode_names(out, &StreamKey { tenant: "", aggregate_id: SYSTEM }, SYSTEM, &event.event_type)?;
+        encode_names(out, &StreamKey { tenant: "", aggregate_id }, SYSTEM, &event.event_type)?;
         Self::encode_rest(out, start, event)
     }
 

@@ -230,7 +230,7 @@ pub struct Event {
 }
 
 impl Event {
-    /// Builds a stored event from its parts, as a store that keeps columns does; also one of a store's own, whose stream is `$`.
+    /// Builds a stored event from its parts, as a store that keeps columns does; also one of a store's own, whose names begin with `$`.
     ///
     /// # Errors
     /// Those of an append: a name or size beyond the limits.
@@ -243,8 +243,9 @@ impl Event {
         timestamp: Timestamp,
     ) -> Result<Self> {
         let mut bytes = Vec::with_capacity(event.data.as_bytes().len() + 256);
-        if (stream.tenant, stream.aggregate_id, aggregate_type) == ("", SYSTEM, SYSTEM) && event.event_type.starts_with('$') {
-            Body::encode_system(&mut bytes, event)?;
+        let is_own = stream.tenant.is_empty() && stream.aggregate_id.starts_with(SYSTEM) && aggregate_type == SYSTEM;
+        if is_own && event.event_type.starts_with(SYSTEM) {
+            Body::encode_system(&mut bytes, stream.aggregate_id, event)?;
         } else {
             Body::encode(&mut bytes, stream, aggregate_type, event, None)?;
         }

@@ -203,12 +203,32 @@ def test_moving_history_moves_deletions_and_limits(store: EventStore, tmp_path: 
             assert target.append("a", [Counted(by=1)], aggregate_type=Counter, expected_version=NO_STREAM).version == 6
 
 
-def test_a_database_refuses_history_with_gaps_before_anything_is_written(store: EventStore) -> None:
-    store.delete("a")
+def test_a_database_leaves_out_what_its_source_leaves_out(store: EventStore, tmp_path: Path) -> None:
+    with EventStore.create("sqlite://:memory:") as target, EventStore.create(tmp_path / "back") as back:
+        export(store, target)
+        store.delete("a")
+        store.set_retention("b", truncate_before=3)
+        store.scavenge()
+        assert export(store, target) == Moved(events=2, position=10, complete=True)
+        assert (versions(target, "a"), versions(target, "b"), target.get(Counter, "a")) == ([], [3], None)
+        assert verify(store, target).left_out == 7
+        export(target, back)
+        assert verify(store, back).equal
+        with pytest.raises(ConflictError, match="was deleted"):
+            target.append("a", [Counted(by=1)], aggregate_type=Counter, expected_version=5)
+        assert target.append("a", [Counted(by=1)], aggregate_type=Counter, expected_version=NO_STREAM).version == 6
+        assert versions(target, "a") == [6]
+
+
+def test_a_database_refuses_limits_that_leave_out_more_and_more_before_anything_is_written(store: EventStore) -> None:
+    store.set_retention("a", max_count=2)
     with EventStore.create("sqlite://:memory:") as target:
-        with pytest.raises(UnsupportedError, match="deleted or limited"):
+        with pytest.raises(UnsupportedError, match="limits that are set at position 9"):
             export(store, target)
         assert target.head() == 0
+        store.set_retention("a")
+        assert export(store, target).position == 10
+        assert versions(target, "a") == [4, 5]
 
 
 def test_databases_keep_everything() -> None:

@@ -4,6 +4,7 @@ mod continuing;
 mod differing;
 mod eventsourcing;
 mod export;
+mod limits;
 mod lines;
 mod mirror;
 mod source;

@@ -2,6 +2,7 @@
 
 mod database;
 mod decide;
+pub(crate) mod leaving;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 mod reader;

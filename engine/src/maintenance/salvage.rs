@@ -385,7 +385,7 @@ impl Salvaging<'_> {
             return Ok(Cow::Borrowed(body));
         }
         let mut bytes = Vec::new();
-        Body::encode_system(&mut bytes, &NewEvent { id: old.id(), ..notice.event()? })?;
+        Body::encode_system(&mut bytes, SYSTEM, &NewEvent { id: old.id(), ..notice.event()? })?;
         Ok(Cow::Owned(bytes))
     }
 

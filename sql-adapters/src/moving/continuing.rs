@@ -28,12 +28,11 @@ impl Continued {
     ///
     /// # Errors
     /// [`Diverged`](Error::Diverged) if they are not.
-    pub(super) fn find(source: &dyn Source, target: &Store, head: u64, is_named: bool) -> Result<Self> {
+    pub(super) fn find(source: &dyn Source<'_>, target: &Store, head: u64, is_named: bool) -> Result<Self> {
         let mut continued = Self { target: target.shown(), head, from: head + 1, to_compare: HashMap::new(), is_certain: true };
-        let last = ReadAll::new().before(Position(head.saturating_add(1))).include_system().backwards().limit(LOOKED_AT);
-        let mut shown = target.as_dyn().read_all(last);
+        let last = ReadAll::new().before(Position(head.saturating_add(1))).include_system().backwards();
         let Some(store) = source.store() else {
-            for event in shown {
+            for event in target.as_dyn().read_all(last.limit(LOOKED_AT)) {
                 let event = event?;
                 continued.from = event.position().0;
                 continued.to_compare.insert(continued.from, event);
@@ -42,11 +41,14 @@ impl Continued {
             return Ok(continued);
         };
         let mut left_out = None;
-        for event in &mut shown {
+        // The last one tells, as a rule: a mirror looks at it each time.
+        let first = target.as_dyn().read_all(last.clone().limit(1));
+        let others = std::iter::once_with(|| target.as_dyn().read_all(last.limit(LOOKED_AT)).skip(1)).flatten();
+        for event in first.chain(others) {
             let event = event?;
             match event_at(store, event.position())? {
                 Some(other) => return continued.compare(&event, &other).map(|()| continued),
-                None if !leaves_out(store) => return Err(continued.nothing_there(event.position().0)),
+                None if !leaves_out(store, event.position().0, event.position().0)? => return Err(continued.nothing_there(event.position().0)),
                 None => left_out = left_out.or(Some(event)),
             }
         }

@@ -253,7 +253,7 @@ impl Numbering {
     }
 }
 
-impl Source for StoredEvents {
+impl Source<'_> for StoredEvents {
     fn identity(&self) -> Result<StoreIdentity> {
         Ok(StoreIdentity { store_id: NAMESPACE, epoch: 0 })
     }

@@ -4,10 +4,11 @@ use std::ops::ControlFlow;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use eventuali::{Error, EventStore, HistoryItem, Position, ReadAll, Result};
+use eventuali::{Error, EventStore, HistoryItem, Position, Result};
 
 use super::continuing::Continued;
-use super::source::{Source, StoreSource, leaves_out};
+use super::limits;
+use super::source::{Source, StoreSource};
 use super::{Origin, Progress, Standing};
 use crate::config::Store;
 
@@ -45,7 +46,8 @@ pub struct Moved {
 /// [`Diverged`](Error::Diverged) if the target holds events that are not the source's; then nothing was written. Those of reading
 /// and of appending; a store that is not available is tried again for 30 s. [`Configuration`](Error::Configuration) if both are the
 /// same store, or one is a backup of the other. [`Unsupported`](Error::Unsupported) if the source has
-/// lost an event; or if aggregates of it were deleted or limited and the target is a database: then nothing was written.
+/// lost an event; or if the target is a database and aggregates of the source have limits that leave out more and more (`max_age`, `max_count`, or
+/// a `truncate_before` that is not reached yet): then nothing was written, or what comes before a limit that was set meanwhile.
 ///
 /// ```
 /// use std::ops::ControlFlow;
@@ -69,7 +71,7 @@ pub fn export(source: &dyn EventStore, target: &Store, progress: impl FnMut(&Pro
     move_events(&mut StoreSource::whole(source), target, progress)
 }
 
-pub(super) fn move_events(source: &mut dyn Source, target: &Store, mut progress: impl FnMut(&Progress) -> ControlFlow<()>) -> Result<Moved> {
+pub(super) fn move_events(source: &mut dyn Source<'_>, target: &Store, mut progress: impl FnMut(&Progress) -> ControlFlow<()>) -> Result<Moved> {
     let mut run = Run { start: Instant::now(), events: 0, position: 0, last_position: None };
     let mut available = Instant::now();
     loop {
@@ -110,7 +112,7 @@ impl Run {
 }
 
 /// Moves what the target does not have; whether that was everything.
-fn pass(source: &mut dyn Source, target: &Store, run: &mut Run, progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>) -> Result<bool> {
+fn pass(source: &mut dyn Source<'_>, target: &Store, run: &mut Run, progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>) -> Result<bool> {
     let identity = source.identity()?;
     let origin = Origin { store_id: identity.store_id, epoch: identity.epoch };
     let last_position = source.last_position()?;
@@ -132,18 +134,15 @@ fn pass(source: &mut dyn Source, target: &Store, run: &mut Run, progress: &mut d
     {
         return Err(diverged(last + 1, format!("it has events up to position {head}, which the source does not have")));
     }
-    if !target.leaves_out()
-        && let Some(store) = source.store()
-        && let Some(position) = first_left_out(store)?
-    {
-        return Err(left_out(position));
-    }
+    limits::refuse(source, target, head)?;
     (run.position, run.last_position) = (head, last_position);
     let mut continued = Continued::find(source, target, head, known.is_some())?;
     let mut chunk = Chunk::default();
+    let from_store = source.store();
     for batch in source.read_from(continued.from())? {
         for item in batch? {
             let Some(item) = continued.pass(item)? else { continue };
+            limits::check(&item, from_store, target)?;
             let next = run.position + chunk.positions + 1;
             if item.first().0 != next {
                 return Err(missing(next));
@@ -195,25 +194,6 @@ impl Chunk {
 
     fn is_full(&self) -> bool {
         self.positions >= CHUNK.0 || self.bytes >= CHUNK.1
-    }
-}
-
-/// The first position at which a store says that it leaves something out; `None` if it says nothing of the kind.
-fn first_left_out(store: &dyn EventStore) -> Result<Option<u64>> {
-    if !leaves_out(store) {
-        return Ok(None);
-    }
-    let query = ReadAll::new().include_system().event_types(["$deleted", "$retention"]).limit(1);
-    Ok(store.read_all(query).next().transpose()?.map(|event| event.position().0))
-}
-
-/// The refusal of a history with gaps, where the target can have none.
-pub(super) fn left_out(position: u64) -> Error {
-    Error::Unsupported {
-        message: format!(
-            "aggregates of the source were deleted or limited, the first at position {position}: what it leaves out has positions that nothing \
-             else can have, and a database has no gaps; nothing more was moved: move it to an embedded store, or copy it with a backup"
-        ),
     }
 }
 

@@ -306,7 +306,7 @@ impl Lines<'_> {
     }
 }
 
-impl Source for Lines<'_> {
+impl Source<'_> for Lines<'_> {
     fn identity(&self) -> Result<StoreIdentity> {
         Ok(self.identity.unwrap_or(StoreIdentity { store_id: Uuid::nil(), epoch: 0 }))
     }

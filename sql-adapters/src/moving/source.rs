@@ -2,8 +2,10 @@
 
 use eventuali::{Durability, Error, Event, EventStore, HistoryItem, Notice, Position, ReadAll, Result, StoreIdentity};
 
+use crate::sql::leaving::LEFT_OUT;
+
 /// Something that has events in the order of their positions.
-pub(super) trait Source {
+pub(super) trait Source<'a> {
     /// Which store the events are of.
     fn identity(&self) -> Result<StoreIdentity>;
 
@@ -16,7 +18,7 @@ pub(super) trait Source {
     }
 
     /// The store that the events are read from, if it is one: then it cannot be their target, and can be asked for single events.
-    fn store(&self) -> Option<&dyn EventStore> {
+    fn store(&self) -> Option<&'a dyn EventStore> {
         None
     }
 
@@ -50,8 +52,8 @@ impl<'a> StoreSource<'a> {
     }
 }
 
-impl Source for StoreSource<'_> {
-    fn store(&self) -> Option<&dyn EventStore> {
+impl<'a> Source<'a> for StoreSource<'a> {
+    fn store(&self) -> Option<&'a dyn EventStore> {
         Some(self.store)
     }
 
@@ -74,7 +76,7 @@ impl Source for StoreSource<'_> {
         let last = self.last_position()?.unwrap_or(0).max(position.saturating_sub(1));
         let query = ReadAll::new().after(Position(position.saturating_sub(1))).before(Position(last + 1)).include_system();
         let mut reader = self.store.read_all(query);
-        let mut gaps = Gaps { store: self.store, leaves_out: leaves_out(self.store), next: position.max(1), last };
+        let mut gaps = Gaps { store: self.store, next: position.max(1), last };
         Ok(Box::new(std::iter::from_fn(move || match reader.next_batch() {
             Ok(Some(batch)) => Some(gaps.fill(batch)),
             Ok(None) => gaps.at_the_end().transpose(),
@@ -97,9 +99,21 @@ fn durable_position(store: &dyn EventStore) -> Result<u64> {
     Ok(last.0)
 }
 
-/// Whether a store can leave out events, so that its readers pass over positions. In any other one a position without an event has lost it.
-pub(super) fn leaves_out(store: &dyn EventStore) -> bool {
-    store.capabilities().retention
+/// Whether a store leaves out every event between two positions, where it shows none. One in which aggregates are deleted proves each of its
+/// records when it reads them; a database must have a row that says so, or it has lost the event.
+pub(super) fn leaves_out(store: &dyn EventStore, first: u64, last: u64) -> Result<bool> {
+    if store.capabilities().retention {
+        return Ok(true);
+    }
+    let query = ReadAll::new().after(Position(first - 1)).before(Position(last.saturating_add(1))).include_system().event_types([LEFT_OUT]);
+    let mut next = first;
+    for event in store.read_all(query) {
+        if event?.position().0 != next {
+            return Ok(false);
+        }
+        next += 1;
+    }
+    Ok(next == last + 1)
 }
 
 /// Whether what a store says of an aggregate leaves out its events up to one of this version.
@@ -119,7 +133,6 @@ pub(super) fn has_left_out(store: &dyn EventStore, event: &Event) -> Result<bool
 /// Finds the positions that a reader passes over.
 struct Gaps<'a> {
     store: &'a dyn EventStore,
-    leaves_out: bool,
     /// The next position that is expected, and the last one.
     next: u64,
     last: u64,
@@ -131,7 +144,7 @@ impl Gaps<'_> {
         let mut gap = false;
         for event in events {
             let position = event.position().0;
-            if self.leaves_out && position > self.next {
+            if position > self.next && leaves_out(self.store, self.next, position - 1)? {
                 items.push(HistoryItem::LeftOut { first: Position(self.next), last: Position(position - 1) });
                 gap = true;
             }
@@ -147,7 +160,7 @@ impl Gaps<'_> {
     /// What is left out behind the last event.
     fn at_the_end(&mut self) -> Result<Option<Vec<HistoryItem>>> {
         let (first, last) = (Position(self.next), Position(self.last));
-        if !self.leaves_out || first > last {
+        if first > last || !leaves_out(self.store, first.0, last.0)? {
             return Ok(None);
         }
         self.have_it_kept()?;

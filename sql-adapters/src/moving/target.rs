@@ -3,8 +3,8 @@
 use eventuali::{DataFormat, Event, EventData, EventStore, HistoryItem, Json, NewEvent, Result};
 use uuid::Uuid;
 
-use super::export::left_out;
 use crate::config::Store;
+use crate::sql::leaving::as_events;
 
 /// The store that moved events are of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,26 +33,19 @@ impl Store {
         }
     }
 
-    /// Whether it can leave positions out.
-    pub(super) fn leaves_out(&self) -> bool {
+    /// Whether it honours limits that leave out more and more, as time goes on and events are appended.
+    pub(super) fn honours_limits(&self) -> bool {
         matches!(self, Self::Embedded(_))
     }
 
     /// Stores a part of a history as it is behind the last event.
     pub(super) fn restore(&self, origin: Origin, history: Vec<HistoryItem>) -> Result<()> {
-        let events = |history: Vec<HistoryItem>| -> Result<Vec<Event>> {
-            let event = |item| match item {
-                HistoryItem::Event(event) => Ok(event),
-                HistoryItem::LeftOut { first, .. } => Err(left_out(first.0)),
-            };
-            history.into_iter().map(event).collect()
-        };
         match self {
             Self::Embedded(store) => store.restore(&history).map(drop),
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(store) => store.restore(origin, events(history)?).wait(),
+            Self::Sqlite(store) => store.restore(origin, as_events(history)?).wait(),
             #[cfg(feature = "postgres")]
-            Self::Postgres(store) => store.restore(origin, events(history)?).wait(),
+            Self::Postgres(store) => store.restore(origin, as_events(history)?).wait(),
         }
     }
 

@@ -30,9 +30,9 @@ impl<'a> Known<'a> {
     }
 
     /// Takes in what the database says of the key at a place among those that it was asked for.
-    pub(crate) fn add_stream(&mut self, keys: &[Key<'a>], place: i64, aggregate_type: String, version: u64) {
+    pub(crate) fn add_stream(&mut self, keys: &[Key<'a>], place: i64, aggregate_type: String, version: u64, deleted: bool) {
         if let Some(key) = usize::try_from(place).ok().and_then(|place| keys.get(place)) {
-            self.streams.insert(*key, Stream { aggregate_type: aggregate_type.into(), version });
+            self.streams.insert(*key, Stream { aggregate_type: aggregate_type.into(), version, deleted });
         }
     }
 }
@@ -42,6 +42,8 @@ impl<'a> Known<'a> {
 pub(crate) struct Stream<'a> {
     pub(crate) aggregate_type: Cow<'a, str>,
     pub(crate) version: u64,
+    /// Whether it was deleted at that version.
+    pub(crate) deleted: bool,
 }
 
 /// An event that is to be stored.
@@ -154,13 +156,9 @@ impl<'a> Deciding<'a> {
             return Err(Error::AggregateType { aggregate_id: aggregate_id(), stored, requested });
         }
         let mut version = known.map_or(0, |stream| stream.version);
-        if !append.expected.accepts(AggregateVersion(version)) {
-            return Err(Error::Conflict {
-                aggregate_id: aggregate_id(),
-                expected: append.expected,
-                actual: AggregateVersion(version),
-                deleted: false,
-            });
+        let deleted = known.is_some_and(|stream| stream.deleted);
+        if !(if deleted { append.expected.accepts_deleted() } else { append.expected.accepts(AggregateVersion(version)) }) {
+            return Err(Error::Conflict { aggregate_id: aggregate_id(), expected: append.expected, actual: AggregateVersion(version), deleted });
         }
         for event in &append.events {
             version += 1;
@@ -177,7 +175,7 @@ impl<'a> Deciding<'a> {
             });
         }
         if !append.events.is_empty() {
-            let stream = Stream { aggregate_type: Cow::Borrowed(&append.aggregate_type), version };
+            let stream = Stream { aggregate_type: Cow::Borrowed(&append.aggregate_type), version, deleted: false };
             before.push((key, self.known.streams.insert(key, stream)));
         }
         Ok(self.receipt(append, self.known.head, version))

@@ -26,6 +26,7 @@ use rows::{COLUMNS, Check, event, head_of};
 
 use super::database::{Collected, Database, Failure, Found, Of, Outline, Page, asked, own_epoch, signed, unsigned};
 use super::decide::{Decided, Known, decide};
+use super::leaving::{IS_THERE, LEFT_OUT};
 use super::row::{JSON, PROTOBUF, metadata_text};
 use super::schema::{self, Migrated};
 use super::store::{SqlStore, sql_store};
@@ -72,6 +73,10 @@ struct Statements {
     events: String,
     insert: String,
     stream: String,
+    /// Leaves out the first versions of a stream.
+    leave_out: String,
+    /// Keeps the names and the version of a deleted stream where its last event was.
+    bury: String,
 }
 
 impl Statements {
@@ -90,9 +95,9 @@ impl Statements {
                    last_commit = greatest(last_commit, least($2, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)) WHERE id = 1"#,
             ),
             streams: fill(
-                r#"SELECT k.place - 1, e.aggregate_type, e.aggregate_version
+                r#"SELECT k.place - 1, e.aggregate_type, e.aggregate_version, e.event_type = '$left_out'
                    FROM UNNEST($1::varchar[], $2::varchar[]) WITH ORDINALITY AS k (tenant, aggregate_id, place)
-                   CROSS JOIN LATERAL (SELECT aggregate_type, aggregate_version FROM "{table}" WHERE tenant = k.tenant AND aggregate_id = k.aggregate_id
+                   CROSS JOIN LATERAL (SELECT aggregate_type, aggregate_version, event_type FROM "{table}" WHERE tenant = k.tenant AND aggregate_id = k.aggregate_id
                                        ORDER BY aggregate_version DESC LIMIT 1) AS e"#,
             ),
             // One look into the index for each id. A plan for all of them at once, made while the table was empty, reads it whole.
@@ -113,8 +118,19 @@ impl Statements {
                               metadata, metadata_bytes, tags, timestamp, timestamp_micros)"#,
             ),
             stream: fill(
-                r#"SELECT aggregate_type, aggregate_version, global_position FROM "{table}"
+                r#"SELECT aggregate_type, aggregate_version, global_position, event_type FROM "{table}"
                    WHERE tenant = $1 AND aggregate_id = $2 ORDER BY aggregate_version DESC LIMIT 1"#,
+            ),
+            leave_out: fill(
+                r#"UPDATE "{table}" SET id = gen_random_uuid(), tenant = '', aggregate_id = '$left_out', aggregate_type = '$',
+                   event_type = '$left_out', event_version = 1, aggregate_version = global_position, event_data = 'null', event_data_type = 'json',
+                   event_bytes = NULL, metadata = '{}', metadata_bytes = NULL, tags = NULL, timestamp = 'epoch', timestamp_micros = NULL
+                   WHERE tenant = $1 AND aggregate_id = $2 AND aggregate_version <= $3"#,
+            ),
+            bury: fill(
+                r#"UPDATE "{table}" SET tenant = $1, aggregate_id = $2, aggregate_type = $3, aggregate_version = $4 WHERE global_position = coalesce(
+                   (SELECT global_position FROM "{table}" WHERE tenant = '' AND aggregate_id = '$left_out' AND aggregate_version = $5),
+                   (SELECT max(aggregate_version) FROM "{table}" WHERE tenant = '' AND aggregate_id = '$left_out' AND aggregate_version < $6))"#,
             ),
         }
     }
@@ -175,7 +191,7 @@ impl PostgresDatabase {
         let (tenants, aggregates): (Vec<&str>, Vec<&str>) = keys.iter().copied().unzip();
         let rows = sqlx::query(AssertSqlSafe(&*self.statements.streams)).bind(tenants).bind(aggregates).fetch_all(&mut *connection).await?;
         for row in rows {
-            known.add_stream(&keys, row.try_get(0)?, row.try_get(1)?, unsigned(row.try_get(2)?));
+            known.add_stream(&keys, row.try_get(0)?, row.try_get(1)?, unsigned(row.try_get(2)?), row.try_get(3)?);
         }
         if !ids.is_empty() {
             let rows = sqlx::query(AssertSqlSafe(&*self.statements.events)).bind(ids).fetch_all(&mut *connection).await?;
@@ -364,7 +380,7 @@ impl Database for PostgresDatabase {
         }
         let stream = sqlx::query(AssertSqlSafe(&*self.statements.stream)).bind(tenant).bind(aggregate_id);
         let row = stream.fetch_optional(&mut *self.reader().await?).await.map_err(|error| self.error(&error))?;
-        Ok(row.map(|row| StreamInfo {
+        Ok(row.filter(|row| row.get::<&str, _>(3) != LEFT_OUT).map(|row| StreamInfo {
             aggregate_type: row.get(0),
             version: AggregateVersion(unsigned(row.get(1))),
             last_position: Position(unsigned(row.get(2))),
@@ -392,7 +408,11 @@ impl Database for PostgresDatabase {
                 let types = |wanted: &[String], condition| if wanted.is_empty() { "" } else { condition };
                 let events = types(event_types, "AND event_type = ANY($5)");
                 let aggregates = types(aggregate_types, "AND aggregate_type = ANY($6)");
-                let system = if *include_system { "" } else { "AND left(event_type, 1) <> '$'" };
+                let system = match (*include_system, event_types.is_empty()) {
+                    (false, _) => "AND left(event_type, 1) <> '$'",
+                    (true, true) => IS_THERE,
+                    (true, false) => "",
+                };
                 // Arrays that no condition uses have no type that could be guessed.
                 let given_types = "AND $5::varchar[] IS NOT NULL AND $6::varchar[] IS NOT NULL";
                 format!(
@@ -402,7 +422,7 @@ impl Database for PostgresDatabase {
             }
             Of::Stream { .. } => format!(
                 r#"SELECT {COLUMNS}, {head} FROM "{{table}}" WHERE aggregate_version BETWEEN $1 AND $2 AND global_position <= $3
-                   AND tenant = $5 AND aggregate_id = $6 ORDER BY aggregate_version {order} LIMIT $4"#
+                   AND tenant = $5 AND aggregate_id = $6 {IS_THERE} ORDER BY aggregate_version {order} LIMIT $4"#
             ),
         };
         let statement = self.table.fill(&statement);

@@ -7,6 +7,8 @@ use eventuali::{AggregateVersion, Error, Event, EventData, EventMetadata, Json, 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::leaving::{LEFT_OUT, SYSTEM};
+
 /// What `event_data_type` says.
 pub(crate) const JSON: &str = "json";
 pub(crate) const PROTOBUF: &str = "protobuf";
@@ -106,8 +108,12 @@ impl Columns<'_> {
             tags: self.tags,
             timestamp: None,
         };
-        let stream = StreamKey { tenant: self.tenant, aggregate_id: self.aggregate_id };
+        // One that was left out keeps the names of an aggregate at most, of which it is no event any more.
+        let is_left_out = self.event_type == LEFT_OUT;
+        let (tenant, aggregate_id) = if is_left_out { ("", LEFT_OUT) } else { (self.tenant, self.aggregate_id) };
+        let aggregate_type = if is_left_out { SYSTEM } else { self.aggregate_type };
+        let stream = StreamKey { tenant, aggregate_id };
         let version = AggregateVersion(u64::try_from(self.version).unwrap_or(0));
-        Event::from_parts(&stream, self.aggregate_type, &event, position, version, Timestamp(self.timestamp)).map_err(|error| fail(error.to_string()))
+        Event::from_parts(&stream, aggregate_type, &event, position, version, Timestamp(self.timestamp)).map_err(|error| fail(error.to_string()))
     }
 }

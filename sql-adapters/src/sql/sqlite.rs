@@ -27,6 +27,7 @@ use rows::{ROWS, bind_page, block_statement, event, events, fitting, insert_stat
 
 use super::database::{Collected, Database, FEW, Failure, Found, Outline, Page, behind, signed, unsigned};
 use super::decide::Row;
+use super::leaving::{LEFT_OUT, Leaving, leavings};
 use super::schema::{self, Migrated};
 use super::store::{SqlStore, sql_store};
 use crate::moving::{Origin, Standing, new_event};
@@ -77,6 +78,10 @@ struct Statements {
     at_once: [String; ROWS.len()],
     moved: String,
     stream: String,
+    /// Leaves out the first versions of a stream.
+    leave_out: String,
+    /// Keeps the names and the version of a deleted stream where its last event was.
+    bury: String,
 }
 
 impl Statements {
@@ -88,7 +93,8 @@ impl Statements {
         let state_and_version = fill(&format!(r#"SELECT {columns}, {DATA_VERSION} FROM "{{table}}_state" WHERE id = 1"#));
         let streams = fill(
             r#"WITH k (place, tenant, aggregate_id) AS MATERIALIZED (SELECT key, value ->> 0, value ->> 1 FROM json_each(?))
-               SELECT json_group_array(json_array(k.place, e.aggregate_type, e.aggregate_version)) FROM k JOIN "{table}" AS e
+               SELECT json_group_array(json_array(k.place, e.aggregate_type, e.aggregate_version, e.event_type = '$left_out'))
+               FROM k JOIN "{table}" AS e
                ON e.tenant = k.tenant AND e.aggregate_id = k.aggregate_id AND e.aggregate_version =
                (SELECT max(aggregate_version) FROM "{table}" WHERE tenant = k.tenant AND aggregate_id = k.aggregate_id)"#,
         );
@@ -109,8 +115,19 @@ impl Statements {
                    source_position = ?1 WHERE id = 1"#,
             ),
             stream: fill(
-                r#"SELECT aggregate_type, aggregate_version, global_position FROM "{table}"
+                r#"SELECT aggregate_type, aggregate_version, global_position, event_type FROM "{table}"
                    WHERE tenant = ? AND aggregate_id = ? ORDER BY aggregate_version DESC LIMIT 1"#,
+            ),
+            leave_out: fill(
+                r#"UPDATE "{table}" SET id = lower(hex(randomblob(16))), tenant = '', aggregate_id = '$left_out', aggregate_type = '$',
+                   event_type = '$left_out', event_version = 1, aggregate_version = global_position, event_data = 'null', event_data_type = 'json',
+                   event_bytes = NULL, metadata = '{}', tags = NULL, timestamp = '1970-01-01T00:00:00.000000Z', timestamp_micros = NULL
+                   WHERE tenant = ? AND aggregate_id = ? AND aggregate_version <= ?"#,
+            ),
+            bury: fill(
+                r#"UPDATE "{table}" SET tenant = ?, aggregate_id = ?, aggregate_type = ?, aggregate_version = ? WHERE global_position = ifnull(
+                   (SELECT global_position FROM "{table}" WHERE tenant = '' AND aggregate_id = '$left_out' AND aggregate_version = ?),
+                   (SELECT max(aggregate_version) FROM "{table}" WHERE tenant = '' AND aggregate_id = '$left_out' AND aggregate_version < ?))"#,
             ),
         }
     }
@@ -266,14 +283,39 @@ impl Sqlite {
         let rows: Vec<Row<'_>> = events.iter().zip(&new).map(|(event, new)| Row::of(event, new)).collect();
         if let Some(last) = rows.last() {
             let epoch = i64::from(origin.epoch);
+            let leavings = leavings(events)?;
+            // What is there goes first: the source may have given an id again since.
+            self.leave_out(connection, &leavings).await?;
             let rest = self.insert(connection, &rows, epoch).await?;
             let insert = sqlx::query(AssertSqlSafe(&*self.statements.insert[fitting(rest.len())]));
             self.insert_all(connection, insert, rest, epoch).await?;
+            for leaving in &leavings {
+                self.leave_out(connection, std::slice::from_ref(leaving)).await?;
+                self.bury(connection, leaving).await?;
+            }
             let moved =
                 sqlx::query(AssertSqlSafe(&*self.statements.moved)).bind(signed(last.position)).bind(last.timestamp.0).bind(Timestamp::now().0);
             moved.bind(epoch).bind(origin.store_id.to_string()).execute(&mut *connection).await?;
         }
         commit(connection).await
+    }
+}
+
+impl Sqlite {
+    /// Takes the content out of rows of what was deleted or limited.
+    async fn leave_out(&self, connection: &mut SqliteConnection, leavings: &[Leaving]) -> sqlx::Result<()> {
+        for Leaving { tenant, aggregate_id, after, .. } in leavings {
+            let leave_out = sqlx::query(AssertSqlSafe(&*self.statements.leave_out)).bind(tenant).bind(aggregate_id);
+            leave_out.bind(signed(*after)).execute(&mut *connection).await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps what is to be known of an aggregate, if it is a deleted one.
+    async fn bury(&self, connection: &mut SqliteConnection, leaving: &Leaving) -> sqlx::Result<()> {
+        let Leaving { tenant, aggregate_id, aggregate_type, after, deleted_at: Some(deleted_at), position } = leaving else { return Ok(()) };
+        let bury = sqlx::query(AssertSqlSafe(&*self.statements.bury)).bind(tenant).bind(aggregate_id).bind(aggregate_type);
+        bury.bind(signed(*after)).bind(signed(*deleted_at)).bind(signed(*position)).execute(connection).await.map(drop)
     }
 }
 
@@ -379,7 +421,7 @@ impl Database for Sqlite {
     async fn stream(&self, tenant: &str, aggregate_id: &str) -> Result<Option<StreamInfo>> {
         let stream = sqlx::query(AssertSqlSafe(&*self.statements.stream)).bind(tenant).bind(aggregate_id);
         let row = stream.fetch_optional(&mut *self.reader().await?).await.map_err(|error| self.error(&error))?;
-        Ok(row.map(|row| StreamInfo {
+        Ok(row.filter(|row| row.get::<&str, _>(3) != LEFT_OUT).map(|row| StreamInfo {
             aggregate_type: row.get(0),
             version: AggregateVersion(unsigned(row.get(1))),
             last_position: Position(unsigned(row.get(2))),

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::moving::{Origin, Standing};
 
 use super::database::{Database, Failure, Page};
+use super::leaving::LEFT_OUT;
 use super::reader::{Gate, Reader};
 use super::remote::{Answer, Remote, Within, later};
 use super::writer::{Request, write};
@@ -114,7 +115,9 @@ impl<D: Database> EventStore for SqlStore<D> {
     }
 
     fn read(&self, query: ReadStream) -> EventReader {
-        self.read_page(Page::stream(query))
+        // There are no events in it, but rows that say so.
+        let limit = if query.aggregate_id == LEFT_OUT { Some(0) } else { query.limit };
+        self.read_page(Page::stream(ReadStream { limit, ..query }))
     }
 
     fn read_all(&self, query: ReadAll) -> EventReader {

@@ -49,6 +49,16 @@ impl Session<SqliteConnection> {
         Self { runtime, connection: Some(connection) }
     }
 
+    /// The one number that a statement gives.
+    #[allow(dead_code, reason = "not every test counts")]
+    #[track_caller]
+    pub(crate) fn number_in_sqlite(&mut self, statement: &str) -> i64 {
+        let connection = self.connection.as_mut().expect("it is open");
+        self.runtime
+            .block_on(sqlx::query_scalar(AssertSqlSafe(statement)).fetch_one(connection))
+            .unwrap_or_else(|error| panic!("{statement}: {error}"))
+    }
+
     #[track_caller]
     pub(crate) fn run_sqlite(&mut self, statements: &str) {
         let connection = self.connection.as_mut().expect("it is open");

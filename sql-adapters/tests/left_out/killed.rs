@@ -28,7 +28,8 @@ fn fill(source: &LogStore, rounds: usize) {
             source.delete(key(round % 40 / 20 * 2), ExpectedVersion::Any).wait().expect("deleted");
         }
         if round % 20 == 9 {
-            source.set_retention(key(0), Retention::new().max_count(50)).wait().expect("limited");
+            let version = source.stream(key(0)).wait().expect("known").expect("events").version;
+            source.set_retention(key(0), Retention::new().truncate_before(version)).wait().expect("limited");
         }
     }
 }
@@ -98,4 +99,14 @@ pub(super) fn killed_movers_resume(test: &str, kind: &str) {
 #[test]
 fn a_killed_export_of_what_is_deleted_meanwhile_resumes_in_the_embedded_engine() {
     killed_movers_resume("killed::a_killed_export_of_what_is_deleted_meanwhile_resumes_in_the_embedded_engine", "embedded");
+}
+
+#[test]
+fn a_killed_export_of_what_is_deleted_meanwhile_resumes_in_sqlite() {
+    killed_movers_resume("killed::a_killed_export_of_what_is_deleted_meanwhile_resumes_in_sqlite", "sqlite");
+}
+
+#[test]
+fn a_killed_export_of_what_is_deleted_meanwhile_resumes_in_postgres() {
+    killed_movers_resume("killed::a_killed_export_of_what_is_deleted_meanwhile_resumes_in_postgres", "postgres");
 }

@@ -11,7 +11,7 @@ use eventuali::{Durability, EventData, EventStore, ExpectedVersion, LogStore, Ne
 use eventuali_sql::Mirror;
 
 use super::compared::{assert_alike, batch, key};
-use super::targets::{Target, kinds};
+use super::targets::{KINDS, Target};
 
 const DEADLINE: Duration = Duration::from_mins(1);
 
@@ -46,7 +46,7 @@ fn assert_whole(target: &dyn EventStore) {
 
 #[test]
 fn a_mirror_follows_deletions_limits_and_scavenging() {
-    for kind in kinds() {
+    for kind in KINDS {
         let source = source(Durability::Memory);
         let mut target = Target::new(kind);
         for round in 0..4 {
@@ -56,7 +56,13 @@ fn a_mirror_follows_deletions_limits_and_scavenging() {
                 append(&source, 1, 1, 500);
                 append(&source, 2, 3, 2000);
                 match turn % 12 {
-                    2 => drop(source.set_retention(key(0), Retention::new().max_count(1 + round)).wait().expect("limited")),
+                    2 if target.honours_limits() => {
+                        drop(source.set_retention(key(0), Retention::new().max_count(1 + round)).wait().expect("limited"));
+                    }
+                    2 => {
+                        let version = source.stream(key(0)).wait().expect("known").expect("events").version;
+                        drop(source.set_retention(key(0), Retention::new().truncate_before(version)).wait().expect("limited"));
+                    }
                     5 => drop(source.delete(key(2), ExpectedVersion::Any).wait().expect("deleted")),
                     8 => assert!(source.scavenge(Extent::Everything, |_| ControlFlow::Continue(())).expect("scavenged").complete),
                     11 => wait_for(&mirror, source.head().wait().expect("a head")),
@@ -86,7 +92,7 @@ fn a_mirror_follows_deletions_limits_and_scavenging() {
 
 #[test]
 fn a_target_whose_every_event_was_deleted_since_goes_on() {
-    for kind in kinds() {
+    for kind in KINDS {
         let (source, target) = (source(Durability::Memory), Target::new(kind));
         append(&source, 0, 3, 10);
         super::random::moved(&source, &target.store);
@@ -100,7 +106,7 @@ fn a_target_whose_every_event_was_deleted_since_goes_on() {
 
 #[test]
 fn a_target_with_other_events_is_refused_also_where_the_source_leaves_out_all_it_had_there() {
-    for kind in kinds() {
+    for kind in KINDS {
         let (source, target) = (source(Durability::Memory), Target::new(kind));
         append(&source, 0, 3, 10);
         source.delete(key(0), ExpectedVersion::Any).wait().expect("deleted");
@@ -109,6 +115,22 @@ fn a_target_with_other_events_is_refused_also_where_the_source_leaves_out_all_it
         let refused = eventuali_sql::export(&source, &target.store, |_| ControlFlow::Continue(()));
         assert!(matches!(refused, Err(eventuali::Error::Diverged { .. })), "{kind}: {refused:?}");
         assert_eq!(target.store.as_dyn().head().wait().expect("a head"), Position(1));
+    }
+}
+
+#[test]
+fn an_id_that_was_given_again_is_moved_again() {
+    for kind in KINDS {
+        let (source, target) = (source(Durability::Memory), Target::new(kind));
+        let event = NewEvent::json("Happened", &1).expect("JSON");
+        for version in 1..=2 {
+            let receipts = source.append(batch(0, ExpectedVersion::Any, vec![event.clone()])).wait().expect("stored");
+            assert_eq!(receipts[0].version.0, version);
+            super::random::moved(&source, &target.store);
+            source.delete(key(0), ExpectedVersion::Any).wait().expect("deleted");
+            source.scavenge(Extent::Everything, |_| ControlFlow::Continue(())).expect("scavenged");
+        }
+        super::random::moved(&source, &target.store);
     }
 }
 

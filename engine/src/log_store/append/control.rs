@@ -113,7 +113,7 @@ impl Request {
         let bodies_start = events_frame_room(1);
         self.frame = vec![0; bodies_start];
         self.bodies_start = bodies_start;
-        Body::encode_system(&mut self.frame, &event)?;
+        Body::encode_system(&mut self.frame, SYSTEM, &event)?;
         let body_bytes = u32::try_from(self.frame.len() - bodies_start).unwrap_or(u32::MAX);
         self.entries = vec![RecordEntry { body_bytes, ..RecordEntry::default() }];
         self.sum_bodies();

@@ -8,7 +8,7 @@ use super::{Model, is_of};
 use crate::codec::{Body, BodyLayout, check_stream};
 use crate::error::{Error, Result};
 use crate::event::{Event, StreamKey, Timestamp};
-use crate::retention::{Change, Notice, Retention};
+use crate::retention::{Change, Notice, Retention, SYSTEM};
 use crate::store::{Durability, Receipt};
 use crate::version::{AggregateVersion, ExpectedVersion, Position};
 
@@ -121,7 +121,7 @@ impl Model {
         let aggregate_type = self.ever(key).map(|info| info.aggregate_type).unwrap_or_default();
         let event = Notice { tenant: tenant.clone(), aggregate_id: aggregate_id.clone(), aggregate_type, change }.event()?;
         let mut bytes = Vec::new();
-        Body::encode_system(&mut bytes, &event)?;
+        Body::encode_system(&mut bytes, SYSTEM, &event)?;
         let body = BodyLayout::parse(&bytes, 0, bytes.len()).map_err(|reason| Error::Serialization { reason: reason.to_owned() })?;
         let version = AggregateVersion(self.events.iter().filter(|event| event.event_type().starts_with('$')).count() as u64 + 1);
         let position = Position(self.head().0 + 1);

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::{Payload, PostgresDatabase, Trouble, metadata_columns};
 use crate::moving::{Origin, Standing, new_event};
 use crate::sql::database::{behind, signed, unsigned};
+use crate::sql::leaving::{Leaving, leavings};
 use crate::sql::timestamptz::moment;
 
 /// The columns in the order in which they are copied.
@@ -31,6 +32,9 @@ impl PostgresDatabase {
         let (standing, _) = self.begin(connection).await?;
         let events = behind(self.shown(), standing, origin, events)?;
         let Some(last) = events.last() else { return Ok(()) };
+        let leavings = leavings(events)?;
+        // What is there goes first: the source may have given an id again since.
+        self.leave_out(connection, &leavings).await?;
         let mut copy = connection.copy_in_raw(&self.statements.copy).await?;
         let mut bytes = Vec::with_capacity(CHUNK * 2);
         bytes.extend_from_slice(HEAD);
@@ -45,9 +49,29 @@ impl PostgresDatabase {
         copy.send(&*bytes).await?;
         let copied = copy.finish().await?;
         self.check_inserted(copied, events.len())?;
+        for leaving in &leavings {
+            self.leave_out(connection, std::slice::from_ref(leaving)).await?;
+            self.bury(connection, leaving).await?;
+        }
         let moved = sqlx::query(AssertSqlSafe(&*self.statements.moved)).bind(signed(last.position().0)).bind(last.timestamp().0);
         moved.bind(i64::from(origin.epoch)).bind(origin.store_id).execute(&mut *connection).await?;
         Ok(())
+    }
+
+    /// Takes the content out of rows of what was deleted or limited.
+    async fn leave_out(&self, connection: &mut PgConnection, leavings: &[Leaving]) -> sqlx::Result<()> {
+        for Leaving { tenant, aggregate_id, after, .. } in leavings {
+            let leave_out = sqlx::query(AssertSqlSafe(&*self.statements.leave_out)).bind(tenant).bind(aggregate_id);
+            leave_out.bind(signed(*after)).execute(&mut *connection).await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps what is to be known of an aggregate, if it is a deleted one.
+    async fn bury(&self, connection: &mut PgConnection, leaving: &Leaving) -> sqlx::Result<()> {
+        let Leaving { tenant, aggregate_id, aggregate_type, after, deleted_at: Some(deleted_at), position } = leaving else { return Ok(()) };
+        let bury = sqlx::query(AssertSqlSafe(&*self.statements.bury)).bind(tenant).bind(aggregate_id).bind(aggregate_type);
+        bury.bind(signed(*after)).bind(signed(*deleted_at)).bind(signed(*position)).execute(connection).await.map(drop)
     }
 
     /// Locks the state, and says how far the store has come, and in which epoch it is.

@@ -79,12 +79,12 @@ impl Sqlite {
         let now = Timestamp(last_commit).max(Timestamp::now());
         let mut known = Known::new(unsigned(head), now);
         // One row: a row for each stream would be handed from thread to thread alone.
-        let streams: Vec<(i64, String, i64)> = match streams.first() {
+        let streams: Vec<(i64, String, i64, i64)> = match streams.first() {
             Some(streams) => serde_json::from_str(streams.try_get(0)?).map_err(|error| sqlx::Error::Decode(error.into()))?,
             None => Vec::new(),
         };
-        for (place, aggregate_type, version) in streams {
-            known.add_stream(&keys, place, aggregate_type, unsigned(version));
+        for (place, aggregate_type, version, deleted) in streams {
+            known.add_stream(&keys, place, aggregate_type, unsigned(version), deleted != 0);
         }
         for row in &events {
             let (event, _) = event(row)?;

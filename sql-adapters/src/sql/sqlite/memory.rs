@@ -60,7 +60,7 @@ impl Memory {
             let streams = self.streams.get(&batch.tenant)?;
             for append in &batch.streams {
                 let stream = streams.get(&append.aggregate_id).filter(|stream| stream.aggregate_type == append.aggregate_type)?;
-                let stream = Stream { aggregate_type: Cow::Borrowed(&*append.aggregate_type), version: stream.version };
+                let stream = Stream { aggregate_type: Cow::Borrowed(&*append.aggregate_type), version: stream.version, deleted: false };
                 known.streams.insert((&*batch.tenant, &*append.aggregate_id), stream);
                 events += append.events.len();
             }

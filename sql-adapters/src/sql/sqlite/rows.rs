@@ -19,6 +19,7 @@ use uuid::Uuid;
 use super::{Trouble, as_json};
 use crate::sql::database::{Collected, Found, Of, Outline, PAGE_BYTES, Page, signed, unsigned};
 use crate::sql::decide::Row;
+use crate::sql::leaving::IS_THERE;
 use crate::sql::row::{Columns, JSON, PROTOBUF, metadata_text, tags_text};
 
 /// How many rows one statement inserts at most: few different numbers, so that the statements are prepared once.
@@ -198,7 +199,11 @@ fn condition(page: &Page) -> String {
                 if names.is_empty() { String::new() } else { format!("AND {column} IN (SELECT value FROM json_each(?))") }
             };
             let (events, aggregates) = (types("event_type", event_types), types("aggregate_type", aggregate_types));
-            let system = if *include_system { "" } else { "AND event_type NOT GLOB '$*'" };
+            let system = match (*include_system, event_types.is_empty()) {
+                (false, _) => "AND event_type NOT GLOB '$*'",
+                (true, true) => IS_THERE,
+                (true, false) => "",
+            };
             format!(
                 "WHERE global_position BETWEEN ? AND ? AND global_position <= ? {events} {aggregates} {system} \
                  ORDER BY global_position {order} LIMIT ? + 0"
@@ -206,7 +211,7 @@ fn condition(page: &Page) -> String {
         }
         Of::Stream { .. } => format!(
             "WHERE tenant = ? AND aggregate_id = ? AND aggregate_version BETWEEN ? AND ? AND global_position <= ? \
-             ORDER BY aggregate_version {order} LIMIT ? + 0"
+             {IS_THERE} ORDER BY aggregate_version {order} LIMIT ? + 0"
         ),
     }
 }
