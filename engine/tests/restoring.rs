@@ -282,3 +282,45 @@ fn a_history_that_cannot_be_is_refused_before_any_of_its_frame_is_stored() {
     let nonsense = Event::from_parts(&key, "$", &nonsense, Position(1), AggregateVersion(1), eventuali::Timestamp(1)).expect("an event");
     assert!(matches!(refused(&[HistoryItem::Event(nonsense)]), Error::Deserialization { .. }));
 }
+
+#[test]
+fn indexes_are_merged_where_streams_have_several_runs_of_versions_in_a_segment() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("copy");
+    let open = || options().index_when_sealing().merge_indexes_of(2).open(&path).expect("the store opens");
+    let (source, mut copy) = (LogStore::memory().expect("a store"), open());
+    let mut head = Position::START;
+    for round in 0..60 {
+        // Each time more than the copy is told of is left out before it asks again.
+        tell(&source, "a", 3);
+        tell(&source, "b", 2);
+        tell(&source, "c", 1);
+        for limited in ["a", "b"] {
+            source.set_retention(limited.into(), Retention::new().max_count(1 + round % 2)).wait().expect("limited");
+        }
+        if round % 10 == 9 {
+            source.scavenge(Extent::Everything, go_on).expect("scavenged");
+        }
+        head = copy.restore(&history(&source, head.0)).expect("restored");
+        assert_eq!((versions(&copy, "a"), versions(&copy, "b")), (versions(&source, "a"), versions(&source, "b")), "{round}");
+        if round % 20 == 19 {
+            copy.close().wait().expect("closed");
+            copy = open();
+        }
+    }
+    let check = |copy: &LogStore| {
+        assert_eq!(all(copy), all(&source));
+        copy.sync().wait().expect("synced");
+        let report = verify(&path, go_on).expect("verified");
+        assert!(report.is_sound(), "{report:?}");
+    };
+    check(&copy);
+    assert!(index_files(&path).len() > 4, "it has several segments");
+    assert!(copy.scavenge(Extent::Everything, go_on).expect("scavenged").events > 100);
+    check(&copy);
+    for version in 1..180 {
+        assert_eq!(holds(&path, &format!("secret-of-a-{version}-")), versions(&source, "a").contains(&version), "{version}");
+    }
+    copy.close().wait().expect("closed");
+    check(&open());
+}
