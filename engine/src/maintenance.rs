@@ -29,6 +29,7 @@
 //! # Ok::<(), eventuali::Error>(())
 //! ```
 
+mod abreast;
 mod backup;
 mod digest;
 mod files;
@@ -36,6 +37,7 @@ mod fork;
 mod indexes;
 mod kin;
 mod pipeline;
+mod reading;
 mod rescue;
 mod runs;
 mod salvage;

@@ -9,7 +9,7 @@ mod write;
 
 use std::sync::Arc;
 
-pub(crate) use compare::{EventRead, Logged};
+pub(crate) use compare::{EventRead, Logged, OTHER_STREAM};
 use parking_lot::Mutex;
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64_with_seed;

@@ -5,21 +5,26 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 
 use super::files::Files;
-use super::survey::{Block, LARGE_BYTES, Surveyed, survey};
+use super::survey::{Block, LARGE_BYTES, Reached, Surveyed, survey};
 use crate::error::{Error, Result};
 use crate::log::storage::Storage;
 
 /// How many blocks there are.
 const BLOCKS: usize = 6;
 
-/// Shows every block to `visit`, in order; what was read in all, or nothing if `visit` had enough.
-pub(super) fn run(storage: &dyn Storage, files: Files, visit: &mut dyn FnMut(&Block) -> Result<ControlFlow<()>>) -> Result<Option<Surveyed>> {
+/// Shows every block behind what was reached to `visit`, in order; what was read in all, or nothing if `visit` had enough.
+pub(super) fn run(
+    storage: &dyn Storage,
+    files: &Files,
+    reached: &Reached,
+    visit: &mut dyn FnMut(&Block) -> Result<ControlFlow<()>>,
+) -> Result<Option<Surveyed>> {
     thread::scope(|scope| {
         let (found, to_visit) = sync_channel::<Block>(BLOCKS);
         let (visited, to_fill) = channel::<Block>();
         let reading = scope.spawn(move || {
             let mut pool = Pool { made: 1, found, to_fill };
-            survey(storage, files, &mut |block| pool.exchange(block))
+            survey(storage, files, reached, &mut |block| pool.exchange(block))
         });
         let taken_in = take_in(&to_visit, &visited, visit);
         drop((to_visit, visited));

@@ -13,7 +13,7 @@ use super::files::Files;
 use super::pipeline::run;
 use super::rescue::Rescued;
 use super::streams::Streams;
-use super::survey::{Block, Item};
+use super::survey::{Block, Item, Reached};
 use super::target::Target;
 use super::unfinished::Unfinished;
 use super::verify::{DAMAGE_MAX, verify_storage};
@@ -123,7 +123,7 @@ pub fn salvage_storage(source: &dyn Storage, target: &dyn Storage, mut progress:
     let last_position = files.last_position();
     let (report, streams, losses) = (SalvageReport::default(), Streams::default(), Losses::default());
     let mut salvaging = Salvaging { target: Target::create(target)?, report, streams, losses, unattributed: 0 };
-    let surveyed = run(source, files, &mut |block| {
+    let surveyed = run(source, &files, &Reached::nothing(&files), &mut |block| {
         salvaging.take_in(block)?;
         let (position, events) = (salvaging.losses.next_position - 1, salvaging.report.events);
         let last_position = last_position.map(|last| last.max(position));

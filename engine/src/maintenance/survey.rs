@@ -54,6 +54,27 @@ pub(super) enum Item {
 /// Gives a block away for another that may be overwritten.
 pub(super) type Deliver<'a> = dyn FnMut(Block) -> Result<Block> + 'a;
 
+/// How far a log was read: what its next segment must continue.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reached {
+    /// How many places lie before it.
+    pub(super) places: usize,
+    pub(super) chain: Chain,
+    /// The anchor that the next segment must have, where the one before has a sound seal.
+    pub(super) anchor: Option<u32>,
+    pub(super) surveyed: Surveyed,
+}
+
+impl Reached {
+    /// Nothing was read yet.
+    pub(super) fn nothing(files: &Files) -> Self {
+        let first = files.places.first().and_then(|place| place.named).filter(|_| files.has_manifest);
+        let (lsn, position) = first.map_or((0, 1), |first| (first.base_lsn, first.base_position));
+        let chain = Chain { lsn, position, checksum: 0, epoch: 0, commit_time: i64::MIN, durable_upto: 0 };
+        Self { places: 0, chain, anchor: Some(0), surveyed: Surveyed::default() }
+    }
+}
+
 /// What was read in all.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Surveyed {
@@ -97,37 +118,56 @@ pub(super) struct Surveyor<'a> {
     pub(super) deliver: &'a mut Deliver<'a>,
 }
 
-/// Reads everything that the files hold.
-pub(super) fn survey<'a>(storage: &'a dyn Storage, files: Files, deliver: &'a mut Deliver<'a>) -> Result<Surveyed> {
-    let Files { origin, has_manifest, has_watermark, mark, places, damage: found } = files;
-    // What no log reaches is not believed further than it could be counted.
-    let mark = Mark { durable_lsn: mark.durable_lsn.min(FURTHEST), durable_position: mark.durable_position.min(FURTHEST), ..mark };
-    let mut surveyor = Surveyor {
-        storage,
-        origin,
-        mark,
-        chain: Chain { lsn: 0, position: 1, checksum: 0, epoch: 0, commit_time: i64::MIN, durable_upto: 0 },
-        anchor: Some(0),
-        block: Block { items: found.into_iter().map(Item::Damage).collect(), ..Block::default() },
-        filled: 0,
-        file_ended: false,
-        unreadable: None,
-        is_end_lost: false,
-        surveyed: Surveyed::default(),
-        deliver,
-    };
-    if let (true, Some(first)) = (has_manifest, places.first().and_then(|place| place.named)) {
-        surveyor.chain.lsn = first.base_lsn;
-        surveyor.chain.position = first.base_position;
+/// Reads everything that the files hold behind what was reached.
+pub(super) fn survey<'a>(storage: &'a dyn Storage, files: &'a Files, reached: &Reached, deliver: &'a mut Deliver<'a>) -> Result<Surveyed> {
+    let mut surveyor = Surveyor::new(storage, files, reached, deliver);
+    surveyor.block.items = files.damage.iter().cloned().map(Item::Damage).collect();
+    for (number, place) in files.places.iter().enumerate().skip(reached.places) {
+        surveyor.place(place, files.places.get(number + 1))?;
     }
-    for (number, place) in places.iter().enumerate() {
-        surveyor.place(place, places.get(number + 1))?;
-    }
-    surveyor.check_end(has_watermark, places.last());
+    surveyor.check_end(files.has_watermark, files.places.last());
     surveyor.flush()?;
     let end_position = surveyor.chain.position;
-    let is_told = has_watermark && surveyor.mark.visible_position < end_position;
+    let is_told = files.has_watermark && surveyor.mark.visible_position < end_position;
     Ok(Surveyed { end_position, is_end_unknown: surveyor.is_end_lost && !is_told, ..surveyor.surveyed })
+}
+
+/// Reads the segment at a place with a sound header by itself, as if it continued what is before it; what was reached with it.
+pub(super) fn survey_one<'a>(
+    storage: &'a dyn Storage,
+    files: &'a Files,
+    number: usize,
+    header: &SegmentHeader,
+    deliver: &'a mut Deliver<'a>,
+) -> Result<Reached> {
+    let nothing = Reached::nothing(files);
+    let chain = Chain { lsn: header.base_lsn, position: header.base_position, ..nothing.chain };
+    let mut surveyor = Surveyor::new(storage, files, &Reached { chain, anchor: Some(header.anchor), ..nothing }, deliver);
+    surveyor.place(&files.places[number], files.places.get(number + 1))?;
+    surveyor.flush()?;
+    Ok(Reached { places: number + 1, chain: surveyor.chain, anchor: surveyor.anchor, surveyed: surveyor.surveyed })
+}
+
+impl<'a> Surveyor<'a> {
+    fn new(storage: &'a dyn Storage, files: &Files, reached: &Reached, deliver: &'a mut Deliver<'a>) -> Self {
+        // What no log reaches is not believed further than it could be counted.
+        let mark =
+            Mark { durable_lsn: files.mark.durable_lsn.min(FURTHEST), durable_position: files.mark.durable_position.min(FURTHEST), ..files.mark };
+        Self {
+            storage,
+            origin: files.origin,
+            mark,
+            chain: reached.chain,
+            anchor: reached.anchor,
+            block: Block::default(),
+            filled: 0,
+            file_ended: false,
+            unreadable: None,
+            is_end_lost: false,
+            surveyed: reached.surveyed,
+            deliver,
+        }
+    }
 }
 
 impl Surveyor<'_> {

@@ -5,21 +5,16 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::Damage;
-use super::digest::Digests;
+use super::abreast::read_abreast;
 use super::files::Files;
-use super::indexes::Reading;
+use super::indexes;
 use super::pipeline::run;
-use super::rescue::Rescued;
+use super::reading::{Counts, Damages, Reading, SegmentRead};
 use super::runs::check_runs;
-use super::source::Source;
 use super::streams::Streams;
-use super::survey::{Block, Item};
-use super::walk::frame_at;
-use crate::codec::Body;
+use super::survey::{Block, Item, Reached};
 use crate::error::Result;
-use crate::event::StreamKey;
-use crate::index::sealed::EventRead;
-use crate::log::format::{FrameHeader, Kind, RecordEntry};
+use crate::index::sealed::OTHER_STREAM;
 use crate::log::storage::Storage;
 use crate::log_store::existing;
 use crate::progress::Progress;
@@ -60,13 +55,6 @@ impl VerifyReport {
     pub fn is_sound(&self) -> bool {
         self.complete && self.damaged_places == 0
     }
-
-    fn note(&mut self, damage: Damage) {
-        self.damaged_places += 1;
-        if self.damage.len() < DAMAGE_MAX {
-            self.damage.push(damage);
-        }
-    }
 }
 
 /// Reads every byte of the store in a directory and verifies every checksum, the chain of frames, seals, positions and
@@ -92,171 +80,139 @@ pub fn verify_storage(storage: &dyn Storage, mut progress: impl FnMut(&Progress)
     let start = Instant::now();
     let files = Files::look(storage)?;
     let last_position = files.last_position();
-    let mut verifying = Verifying {
-        storage,
-        report: VerifyReport::default(),
-        streams: Streams::default(),
-        lost: 0,
-        attributed: 0,
-        reading: None,
-        digests: Digests::default(),
-    };
-    let surveyed = run(storage, files, &mut |block| {
-        verifying.take_in(block)?;
-        let VerifyReport { events, last_position: Position(position), .. } = verifying.report;
+    let mut tell = |events: u64, position: u64| {
         let last_position = last_position.map(|last| last.max(position));
-        Ok(progress(&Progress { position, last_position, events, elapsed: start.elapsed() }))
+        progress(&Progress { position, last_position, events, elapsed: start.elapsed() })
+    };
+    let mut verifying = Verifying::default();
+    let (mut events, mut position) = (0, Reached::nothing(&files).chain.position - 1);
+    let hasher = verifying.streams.hasher.clone();
+    let abreast = read_abreast(storage, &files, &hasher, &mut |read| verifying.join(storage, read), &mut |more, removed| {
+        events += more;
+        position += more + removed;
+        Ok(tell(events, position))
     })?;
+    let mut surveyed = None;
+    if let Some(reached) = abreast {
+        surveyed = run(storage, &files, &reached, &mut |block| {
+            verifying.take_in(storage, block)?;
+            let read = verifying.counts();
+            Ok(tell(read.events, read.last_position))
+        })?;
+    }
     if surveyed.is_some() {
-        verifying.end_segment()?;
+        verifying.end_segment(storage)?;
+        let read = verifying.counts();
+        let mut go_on = || tell(read.events, read.last_position);
+        if check_runs(storage, &mut |damage| verifying.damage.note(damage), &mut go_on)?.is_break() {
+            surveyed = None;
+        }
     }
-    let mut report = verifying.report;
-    let (events, last) = (report.events, report.last_position);
-    let mut go_on = || progress(&Progress { position: last.0, last_position: Some(last.0), events, elapsed: start.elapsed() });
-    let surveyed = if surveyed.is_some() && check_runs(storage, &mut |damage| report.note(damage), &mut go_on)?.is_break() { None } else { surveyed };
-    if let Some(surveyed) = surveyed {
-        report.segments = surveyed.segments;
-        report.bytes = surveyed.bytes;
-        report.unpromised_bytes = surveyed.unpromised_bytes;
-        report.complete = true;
-    }
-    Ok(report)
+    let surveyed_all = surveyed.is_some();
+    let (counts, surveyed) = (verifying.counts(), surveyed.unwrap_or_default());
+    Ok(VerifyReport {
+        events: counts.events,
+        removed: counts.removed,
+        frames: counts.frames,
+        segments: surveyed.segments,
+        bytes: surveyed.bytes,
+        last_position: Position(counts.last_position),
+        unpromised_bytes: surveyed.unpromised_bytes,
+        damage: verifying.damage.told,
+        damaged_places: verifying.damage.count,
+        complete: surveyed_all,
+    })
 }
 
 /// How far a stream has come.
 #[derive(Default)]
 struct Known {
     version: u64,
-    /// The segment with its last event, and its number among the streams there.
+    /// The segment with its last event.
     segment: u64,
-    number: u32,
 }
 
-struct Verifying<'a> {
-    storage: &'a dyn Storage,
-    report: VerifyReport,
+/// What was read of the segments so far.
+#[derive(Default)]
+struct Verifying {
     streams: Streams<Known>,
-    /// How many events lie in damaged places so far: a stream's versions may skip as many.
+    read: Counts,
+    damage: Damages,
+    /// How many events lie in damaged places so far.
     lost: u64,
     /// How many records that were taken out are those of versions that streams lack.
     attributed: u64,
     /// The segment that is being read.
     reading: Option<Reading>,
-    digests: Digests,
 }
 
-impl Verifying<'_> {
-    fn take_in(&mut self, block: &Block) -> Result<()> {
+impl Verifying {
+    /// What is whole, with the segment that is being read.
+    fn counts(&self) -> Counts {
+        let here = self.reading.as_ref().map(Reading::counts).unwrap_or_default();
+        self.read.with(&here)
+    }
+
+    fn take_in(&mut self, storage: &dyn Storage, block: &Block) -> Result<()> {
         if let Some(source) = &block.source
             && !self.reading.as_ref().is_some_and(|reading| reading.is_of(source))
         {
-            self.end_segment()?;
-            self.reading = Some(Reading::begin(self.storage, source)?);
+            self.end_segment(storage)?;
+            let hasher = self.streams.hasher.clone();
+            self.reading = Some(Reading::begin(storage, source, hasher, self.lost, self.read.last_position)?);
         }
-        self.digests.take_in(block);
-        for item in &block.items {
-            match (item, &block.source) {
-                (Item::Damage(damage), _) => self.damaged(damage.clone()),
-                (Item::Frame { start, header }, Some(source)) => self.frame(source, header, &block.bytes, *start),
-                (Item::Records(rescued), Some(source)) => self.rescued(source, rescued),
-                // Frames and records come from a file.
-                (Item::Frame { .. } | Item::Records(_), None) => {}
+        match &mut self.reading {
+            Some(reading) => reading.take_in(block),
+            None => {
+                for item in &block.items {
+                    // Frames and records come from a file.
+                    if let Item::Damage(damage) = item {
+                        self.damage.note(damage.clone());
+                    }
+                }
             }
         }
         Ok(())
     }
 
-    /// Notes damage of the segment that is being read.
-    fn damaged(&mut self, damage: Damage) {
-        self.report.note(damage);
-        if let Some(reading) = &mut self.reading {
-            reading.is_damaged();
-        }
-    }
-
-    /// Compares the digest and the index file of the segment that was read with what was read.
-    fn end_segment(&mut self) -> Result<()> {
-        if let Some(damage) = self.digests.end_of_segment() {
-            self.report.note(damage);
-        }
-        if let Some(reading) = self.reading.take()
-            && let Some(damage) = reading.finish(self.storage)?
-        {
-            self.report.note(damage);
+    fn end_segment(&mut self, storage: &dyn Storage) -> Result<()> {
+        if let Some(reading) = self.reading.take() {
+            self.join(storage, reading.end(storage, &mut Vec::new())?)?;
         }
         Ok(())
     }
 
-    fn frame(&mut self, source: &Source, header: &FrameHeader, bytes: &[u8], start: usize) {
-        self.report.frames += 1;
-        if header.kind != Kind::Events as u8 {
-            return;
-        }
-        for (at, entry, body) in frame_at(bytes, start, header).records() {
-            let position = header.base_position + u64::from(entry.position_delta);
-            if entry.is_removed() {
-                self.removed(position, header.lsn + at as u64);
-                continue;
+    /// Takes in a segment that goes on where those before it have ended.
+    fn join(&mut self, storage: &dyn Storage, mut segment: SegmentRead) -> Result<()> {
+        let (mut not_following, mut index_is_wrong) = (Vec::new(), false);
+        for (number, run) in segment.runs().enumerate() {
+            let removed = self.read.removed + run.removed;
+            let known = self.streams.of(run.hash);
+            let skipped = run.version.checked_sub(run.before.unwrap_or(known.version) + 1);
+            // Each version that is missing was one of the records that were taken out.
+            let taken_out = skipped.unwrap_or(0).min(removed - self.attributed);
+            self.attributed += taken_out;
+            if skipped.is_none_or(|skipped| skipped - taken_out > run.lost) {
+                not_following.push(number);
             }
-            let place = || source.offset(header.lsn) + (at + entry.body_offset as usize) as u64;
-            self.event(source, position, (&entry, header.lsn + at as u64), body, place);
-        }
-    }
-
-    fn rescued(&mut self, source: &Source, rescued: &Rescued) {
-        for record in rescued.records.iter().filter(|record| record.is_whole) {
-            if record.entry.is_removed() {
-                self.removed(record.position, 0);
-                continue;
+            if run.lost == 0 && removed == 0 {
+                index_is_wrong |= run.previous_segment.is_some_and(|previous| previous != known.segment);
             }
-            self.event(source, record.position, (&record.entry, 0), &rescued.bytes[record.body.clone()], || record.offset);
         }
-    }
-
-    /// Takes in that a record was taken out, whose entry has this LSN: nobody knows of which stream it was.
-    fn removed(&mut self, position: u64, lsn: u64) {
-        self.pass_to(position);
-        self.report.removed += 1;
-        if let Some(logged) = self.reading.as_mut().and_then(Reading::logged) {
-            logged.push_removed(lsn);
+        for (hash, version) in segment.streams() {
+            let known = self.streams.of(hash);
+            *known = Known { version: version.max(known.version), segment: segment.source.sequence };
         }
-    }
-
-    /// Goes on to a position; those that are missing before it lie in damaged places.
-    fn pass_to(&mut self, position: u64) {
-        let next = self.report.last_position.0 + 1;
-        self.lost = self.lost.saturating_add(position.saturating_sub(next));
-        self.report.last_position = Position(position);
-    }
-
-    /// Takes in an event whose checksums match; its entry comes with its LSN.
-    fn event(&mut self, source: &Source, position: u64, (entry, lsn): (&RecordEntry, u64), body: &[u8], offset: impl Fn() -> u64) {
-        self.pass_to(position);
-        self.report.events += 1;
-        let fail = |reason: &str| source.damage(offset(), Some(u64::from(entry.body_bytes)), (position, position + 1), reason);
-        let (body, names) = match Body::parse(body) {
-            Ok(parsed) => parsed,
-            Err(reason) => return self.damaged(fail(reason)),
-        };
-        let key = StreamKey { tenant: names.tenant, aggregate_id: names.aggregate_id };
-        let known = self.streams.get(&key);
-        let skipped = entry.version.checked_sub(known.version + 1);
-        // Each version that is missing was one of the records that were taken out.
-        let taken_out = skipped.unwrap_or(0).min(self.report.removed - self.attributed);
-        self.attributed += taken_out;
-        let follows = skipped.is_some_and(|skipped| skipped - taken_out <= self.lost);
-        let is_run = skipped.is_some_and(|skipped| skipped > 0);
-        known.version = entry.version.max(known.version).min(u64::MAX - 1);
-        if let Some(logged) = self.reading.as_mut().and_then(Reading::logged) {
-            if known.segment != source.sequence || is_run {
-                let previous_segment = (self.lost == 0 && self.report.removed == 0).then_some(known.segment);
-                known.number = logged.add_stream(&key, names.aggregate_type, entry.version, previous_segment);
-            }
-            logged.push(&EventRead { id: body.id(), event_type: names.event_type, lsn, stream: known.number });
+        segment.note_not_following(storage, &not_following)?;
+        if index_is_wrong && segment.damage.count == 0 {
+            segment.index_damage.get_or_insert_with(|| indexes::damaged(&segment.source, OTHER_STREAM));
         }
-        known.segment = source.sequence;
-        if !follows {
-            self.damaged(fail("the event's version does not follow from the one before it"));
+        self.read = self.read.with(&segment.read);
+        self.lost = segment.lost;
+        self.damage.append(segment.damage);
+        if let Some(damage) = segment.index_damage {
+            self.damage.note(damage);
         }
+        Ok(())
     }
 }

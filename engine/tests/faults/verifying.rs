@@ -203,7 +203,8 @@ fn an_interrupted_append_is_no_damage() {
 fn a_sector_that_cannot_be_read_is_a_damaged_place() {
     let (files, events) = three_segments();
     let storage = holding(&files);
-    storage.inject(Fault::on(OperationKind::Read).of(SECOND).after(2).for_good());
+    let within = frames(&files[SECOND])[0].bytes.start as u64 + 10_000;
+    storage.inject(Fault::on(OperationKind::Read).of(SECOND).at_byte(within).for_good());
     let report = verify_storage(&storage, on).expect("it can be verified");
     let [damage] = &report.damage[..] else { panic!("{:?}", report.damage) };
     assert!(damage.file == SECOND && damage.reason.contains("cannot be read: injected"), "{damage}");

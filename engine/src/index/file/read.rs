@@ -11,6 +11,8 @@ use crate::log::storage::{Access, Storage, StorageFile, read_exact_at};
 /// How often a place in a sorted section is estimated before the rest is halved, which bounds the reads whatever the hashes are.
 const ESTIMATES: u32 = 4;
 
+const PAGE_DAMAGED: &str = "the checksum of a page does not match";
+
 /// Room for one page; it remembers which it holds, so that one wanted twice in a row is read once.
 pub(crate) struct Page {
     /// 0 if it holds none: the first page is never read again.
@@ -29,6 +31,8 @@ impl Page {
 pub(crate) struct Pages {
     file: Arc<dyn StorageFile>,
     seed: u32,
+    /// All of the file, once it was read whole and every page verified.
+    held: Option<Arc<Vec<u8>>>,
 }
 
 /// What it means that an index cannot be read.
@@ -47,7 +51,7 @@ fn hash_at(entries: &[u8], at: usize) -> u64 {
 
 impl Pages {
     pub(super) fn new(file: Arc<dyn StorageFile>, seed: u32) -> Self {
-        Self { file, seed }
+        Self { file, seed, held: None }
     }
 
     pub(super) fn seed(&self) -> u32 {
@@ -65,17 +69,23 @@ impl Pages {
         page.number = 0;
         read_exact_at(&*self.file, &mut page.bytes, number * layout::PAGE_BYTES as u64).map_err(unread)?;
         if page_checksum(self.seed, number, &page.bytes).to_le_bytes() != get(&page.bytes, layout::CHECKSUM) {
-            return Err(IndexProblem::Damaged("the checksum of a page does not match"));
+            return Err(IndexProblem::Damaged(PAGE_DAMAGED));
         }
         page.number = number;
         Ok(())
     }
 
     /// The entries of a section that stand in its page `at`.
-    fn entries_of<'a>(&self, section: &Section, at: u64, page: &'a mut Page) -> Result<&'a [u8], IndexProblem> {
-        self.read(section.first_page + at, page)?;
+    fn entries_of<'a>(&'a self, section: &Section, at: u64, page: &'a mut Page) -> Result<&'a [u8], IndexProblem> {
+        let number = section.first_page + at;
         let count = section.per_page().min(section.count - at * section.per_page());
-        Ok(&page.bytes[..usize::try_from(count).unwrap_or(0) * section.entry_bytes as usize])
+        let bytes = usize::try_from(count).unwrap_or(0) * section.entry_bytes as usize;
+        if let Some(held) = &self.held {
+            let start = usize::try_from(number).unwrap_or(usize::MAX).saturating_mul(layout::PAGE_BYTES);
+            return held.get(start..start.saturating_add(bytes)).ok_or(IndexProblem::Damaged("it is cut short"));
+        }
+        self.read(number, page)?;
+        Ok(&page.bytes[..bytes])
     }
 
     /// Goes through the entries of a range, in order.
@@ -270,7 +280,31 @@ impl PagedFile {
 
     /// Reads every page.
     pub(crate) fn check(&self) -> Result<(), IndexProblem> {
+        if self.pages.held.is_some() {
+            return Ok(());
+        }
         let mut page = Page::new();
         (1..self.count).try_for_each(|number| self.pages.read(number, &mut page))
+    }
+
+    /// Reads every page at once and keeps them in `memory`, unless the file is longer than `bytes_max`: for who goes through all of it.
+    pub(crate) fn hold(&mut self, bytes_max: u64, memory: &mut Vec<u8>) -> Result<(), IndexProblem> {
+        let Some(bytes) = self.count.checked_mul(layout::PAGE_BYTES as u64).filter(|bytes| *bytes <= bytes_max) else { return Ok(()) };
+        let mut held = std::mem::take(memory);
+        held.resize(usize::try_from(bytes).unwrap_or(0), 0);
+        read_exact_at(&*self.pages.file, &mut held, 0).map_err(unread)?;
+        let (pages, _) = held.as_chunks::<{ layout::PAGE_BYTES }>();
+        for (number, page) in (0..).zip(pages).skip(1) {
+            if page_checksum(self.pages.seed, number, page).to_le_bytes() != get(page, layout::CHECKSUM) {
+                return Err(IndexProblem::Damaged(PAGE_DAMAGED));
+            }
+        }
+        self.pages.held = Some(Arc::new(held));
+        Ok(())
+    }
+
+    /// Gives the memory back that `hold` has taken.
+    pub(crate) fn let_go(&mut self) -> Vec<u8> {
+        self.pages.held.take().and_then(Arc::into_inner).unwrap_or_default()
     }
 }

@@ -18,6 +18,25 @@ impl Seen {
     }
 }
 
+/// What is shown the streams of an index.
+pub(super) trait StreamVisitor {
+    /// The number of a stream's next event.
+    fn event(&mut self, slot: u32) -> Result<(), IndexProblem>;
+
+    /// The stream whose events these were.
+    fn end_of_stream(&mut self, stream: &StreamEntry) -> Result<(), IndexProblem>;
+}
+
+impl StreamVisitor for Seen {
+    fn event(&mut self, slot: u32) -> Result<(), IndexProblem> {
+        self.see(slot, "an event stands in two streams, or is not there")
+    }
+
+    fn end_of_stream(&mut self, _: &StreamEntry) -> Result<(), IndexProblem> {
+        Ok(())
+    }
+}
+
 impl SealedIndex {
     fn nothing_seen(&self) -> Seen {
         Seen(vec![false; usize::try_from(self.events.count).unwrap_or(usize::MAX)])
@@ -26,8 +45,9 @@ impl SealedIndex {
     /// Reads every page, and whether all that it says fits together.
     pub(crate) fn check(&self) -> Result<(), IndexProblem> {
         self.check_events(|_| Ok(()))?;
-        self.check_streams(|_, _| Ok(()), |_| Ok(()))?;
-        self.check_ids(|_, _| Ok(()))
+        self.check_streams(&mut self.nothing_seen())?;
+        let mut seen = self.nothing_seen();
+        self.check_ids(|_, slot| seen.see(slot, "an event has two ids, or is not there"))
     }
 
     /// Reads every page and each event, which is shown.
@@ -62,16 +82,13 @@ impl SealedIndex {
         Ok(removed)
     }
 
-    /// Reads each stream, which is shown after the numbers of its events.
-    pub(super) fn check_streams(
-        &self,
-        mut show_event: impl FnMut(&StreamEntry, u32) -> Result<(), IndexProblem>,
-        mut show: impl FnMut(StreamEntry) -> Result<(), IndexProblem>,
-    ) -> Result<(), IndexProblem> {
-        let (mut before, mut seen, mut slots, mut of_slots) = (0, self.nothing_seen(), 0, Page::new());
+    /// Reads each stream. Whether it has the events that it should have is for the visitor to see.
+    pub(super) fn check_streams(&self, visitor: &mut impl StreamVisitor) -> Result<(), IndexProblem> {
+        let filter = self.filter()?;
+        let (mut before, mut slots, mut of_slots) = (0, 0, Page::new());
         for stream in self.stream_entries() {
             let stream: StreamEntry = stream?;
-            if stream.hash < before || !self.filter()?.may_hold(&self.file.pages, stream.hash)? {
+            if stream.hash < before || !filter.may_hold(&self.file.pages, stream.hash)? {
                 return Err(IndexProblem::Damaged("a stream cannot be found by its hash"));
             }
             before = stream.hash;
@@ -81,28 +98,24 @@ impl SealedIndex {
             let from = u64::from(stream.slots_at);
             self.file.pages.each(&self.slots, from..from + u64::from(stream.count), &mut of_slots, |entry| {
                 slots += 1;
-                let slot = u32::from_le_bytes(get(entry, 0));
-                seen.see(slot, "an event stands in two streams, or is not there")?;
-                show_event(&stream, slot)
+                visitor.event(u32::from_le_bytes(get(entry, 0)))
             })?;
-            show(stream)?;
+            visitor.end_of_stream(&stream)?;
         }
         if slots == self.slots.count { Ok(()) } else { Err(IndexProblem::Damaged("an event stands in no stream")) }
     }
 
-    /// Reads each id, whose hash is shown with the number of its event.
+    /// Reads each id, whose hash is shown with the number of its event: whether that is there, and once, is for the caller to see.
     pub(super) fn check_ids(&self, mut show: impl FnMut(u64, u32) -> Result<(), IndexProblem>) -> Result<(), IndexProblem> {
         let filter = Filter::load(&self.file.pages, &self.id_filter, u64::MAX)?;
-        let (mut before, mut seen) = (0, self.nothing_seen());
+        let mut before = 0;
         self.file.pages.each(&self.ids, 0..self.ids.count, &mut Page::new(), |entry| {
             let hash = u64::from_le_bytes(get(entry, id::HASH));
             if hash < before || !filter.may_hold(&self.file.pages, hash)? {
                 return Err(IndexProblem::Damaged("an id cannot be found by its hash"));
             }
             before = hash;
-            let slot = u32::from_le_bytes(get(entry, id::SLOT));
-            seen.see(slot, "an event has two ids, or is not there")?;
-            show(hash, slot)
+            show(hash, u32::from_le_bytes(get(entry, id::SLOT)))
         })
     }
 }

@@ -1,49 +1,87 @@
 //! Whether the index of a sealed segment says what the segment's events say.
 
-use std::cell::Cell;
 use std::collections::HashSet;
 
 use uuid::Uuid;
 
-use super::{SealedIndex, StreamEntry, event, id_hash, kind, stream_hash};
+use super::check::StreamVisitor;
+use super::{Identity, SealedIndex, StreamEntry, event, id_hash, kind, stream_hash};
 use crate::event::StreamKey;
 use crate::index::file::IndexProblem;
+use crate::index::filter::MULTIPLIER;
 use crate::index::names::Names;
 use crate::log::format::get;
 
 /// Stands for the stream of a record that was taken out.
 const REMOVED: u32 = u32::MAX;
 
-/// Of a stream whose events are shown: which it is in the log, the event before, and how many were taken out.
-type Shown = (Option<u32>, Option<u32>, u32);
-const NOTHING: Shown = (None, None, 0);
+/// How a stream is wrong in an index.
+pub(crate) const OTHER_STREAM: &str = "it says something else of a stream than the segment";
 
-/// What was read of a segment's events, in the memory of 24 bytes an event.
+/// How the events of a stream are wrong in an index.
+const OTHER_EVENTS: &str = "it has other events of a stream than the segment";
+
+/// Room for more events is made when they come.
+const EVENTS_EXPECTED_MAX: u64 = 1 << 20;
+
+/// A longer index is read page by page, some of them more than once.
+const HELD_BYTES_MAX: u64 = 64 << 20;
+
+/// What was read of a segment's events, in the memory of 16 bytes an event: which events a stream has, and which ids they have, are digests.
 pub(crate) struct Logged {
     store_id: Uuid,
     base_lsn: u64,
     /// By position.
     events: Vec<LoggedEvent>,
+    removed: usize,
     streams: Vec<LoggedStream>,
+    /// By stream.
+    tips: Vec<Tip>,
+    ids: IdsDigest,
     /// Of aggregates and events.
     types: Names,
 }
 
 struct LoggedEvent {
-    id_hash: u64,
     /// As in an index.
     place: u32,
     stream: u32,
+    aggregate_type: u32,
     event_type: u32,
 }
 
 struct LoggedStream {
     hash: u64,
     first_version: u64,
-    aggregate_type: u32,
-    count: u32,
-    /// The newest earlier segment with events of it, 0 if there is none; `None` if nobody knows.
+    /// The newest earlier segment with events of it, 0 if there is none, as the index says once it was compared.
     previous_segment: Option<u64>,
+}
+
+/// What changes with each event of a stream.
+#[derive(Default)]
+struct Tip {
+    /// A digest of the numbers of its events, in order.
+    digest: u64,
+    count: u32,
+    aggregate_type: u32,
+}
+
+impl Tip {
+    fn push(&mut self, slot: u32) {
+        self.count += 1;
+        self.digest = (self.digest ^ u64::from(slot)).wrapping_mul(MULTIPLIER);
+    }
+}
+
+/// A digest of ids with the numbers of their events, the same in any order.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+struct IdsDigest(u64);
+
+impl IdsDigest {
+    fn push(&mut self, hash: u64, slot: u32) {
+        // A hash is random already: a wrong one, or two that changed places, change the sum.
+        self.0 = self.0.wrapping_add(hash.wrapping_mul(u64::from(slot) * 2 + 1));
+    }
 }
 
 /// What the log says of an event.
@@ -57,9 +95,19 @@ pub(crate) struct EventRead<'a> {
 }
 
 impl Logged {
-    /// Nothing was read yet of the segment that begins here.
-    pub(crate) fn new(store_id: Uuid, base_lsn: u64) -> Self {
-        Self { store_id, base_lsn, events: Vec::new(), streams: Vec::new(), types: Names::default() }
+    /// Nothing was read yet of this segment.
+    pub(crate) fn new(identity: &Identity) -> Self {
+        let expected = identity.end_position.saturating_sub(identity.base_position).min(EVENTS_EXPECTED_MAX);
+        Self {
+            store_id: identity.store_id,
+            base_lsn: identity.base_lsn,
+            events: Vec::with_capacity(usize::try_from(expected).unwrap_or(0)),
+            removed: 0,
+            streams: Vec::new(),
+            tips: Vec::new(),
+            ids: IdsDigest::default(),
+            types: Names::default(),
+        }
     }
 
     /// How many events were read.
@@ -70,52 +118,69 @@ impl Logged {
     /// Takes in that the next record was taken out, whose entry is here.
     pub(crate) fn push_removed(&mut self, lsn: u64) {
         let place = self.place(lsn);
-        self.events.push(LoggedEvent { id_hash: 0, place, stream: REMOVED, event_type: 0 });
+        self.events.push(LoggedEvent { place, stream: REMOVED, aggregate_type: 0, event_type: 0 });
+        self.removed += 1;
     }
 
     fn place(&self, lsn: u64) -> u32 {
         u32::try_from(lsn.saturating_sub(self.base_lsn) / 8).unwrap_or(u32::MAX)
     }
 
-    /// The number of a stream, whose first event in the segment follows.
-    pub(crate) fn add_stream(&mut self, key: &StreamKey<'_>, aggregate_type: &str, first_version: u64, previous_segment: Option<u64>) -> u32 {
-        let number = u32::try_from(self.streams.len()).unwrap_or(u32::MAX);
+    /// Makes the next stream, numbered from 0, whose first event in the segment follows.
+    pub(crate) fn add_stream(&mut self, key: &StreamKey<'_>, aggregate_type: &str, first_version: u64) {
         let hash = stream_hash(self.store_id, key.tenant, key.aggregate_id);
-        self.streams.push(LoggedStream { hash, first_version, aggregate_type: self.types.number(aggregate_type), count: 0, previous_segment });
-        number
+        self.streams.push(LoggedStream { hash, first_version, previous_segment: None });
+        self.tips.push(Tip { aggregate_type: self.types.number(aggregate_type), ..Tip::default() });
     }
 
     /// Takes in the next event.
     pub(crate) fn push(&mut self, event: &EventRead<'_>) {
         let place = self.place(event.lsn);
-        let (id_hash, event_type) = (id_hash(self.store_id, event.id), self.types.number(event.event_type));
-        // A log in which a segment stands twice is damaged, and then its events are not counted here.
-        let Some(stream) = self.streams.get_mut(event.stream as usize) else { return };
-        stream.count += 1;
-        self.events.push(LoggedEvent { id_hash, place, stream: event.stream, event_type });
+        let event_type = self.types.number(event.event_type);
+        let slot = u32::try_from(self.events.len()).unwrap_or(u32::MAX);
+        let tip = &mut self.tips[event.stream as usize];
+        tip.push(slot);
+        self.ids.push(id_hash(self.store_id, event.id), slot);
+        self.events.push(LoggedEvent { place, stream: event.stream, aggregate_type: tip.aggregate_type, event_type });
     }
 
-    /// The number of an event's aggregate type, and of its own.
-    fn kind(&self, event: &LoggedEvent) -> (u32, u32) {
-        (self.streams[event.stream as usize].aggregate_type, event.event_type)
+    /// Whether a record was taken out. An index that was made before says what it was, one that was made since does not.
+    fn is_removed(&self, slot: u32) -> bool {
+        self.removed > 0 && self.events.get(slot as usize).is_some_and(|event| event.stream == REMOVED)
+    }
+
+    /// The newest earlier segment with events of a stream, 0 if there is none, as the index says; `None` if nothing can be told of it.
+    pub(crate) fn previous_segment(&self, stream: u32) -> Option<u64> {
+        self.streams.get(stream as usize)?.previous_segment
     }
 }
 
 impl SealedIndex {
-    /// Reads every page, and whether all that it says is what the log says.
-    pub(crate) fn compare(&self, logged: &mut Logged) -> Result<(), IndexProblem> {
+    /// Reads every page, and whether all that it says is what the log says. What it says of the segments before is taken in. `memory` can
+    /// be used for the next one.
+    pub(crate) fn compare(&mut self, logged: &mut Logged, memory: &mut Vec<u8>) -> Result<(), IndexProblem> {
         if self.event_count() != logged.event_count() {
             // Damaged or not, it is another one.
             self.check()?;
             return Err(IndexProblem::Damaged("it does not have the events that the segment has"));
         }
+        self.file.hold(HELD_BYTES_MAX, memory)?;
+        let compared = self.compare_all(logged);
+        *memory = self.file.let_go();
+        compared
+    }
+
+    fn compare_all(&self, logged: &mut Logged) -> Result<(), IndexProblem> {
         self.compare_events(logged)?;
         self.compare_streams(logged)?;
+        let mut ids = IdsDigest::default();
         self.check_ids(|hash, slot| {
-            let event = &logged.events[slot as usize];
-            let same = event.id_hash == hash || event.is_removed();
-            if same { Ok(()) } else { Err(IndexProblem::Damaged("it has another id of an event than the segment")) }
-        })
+            if !logged.is_removed(slot) {
+                ids.push(hash, slot);
+            }
+            Ok(())
+        })?;
+        if ids == logged.ids { Ok(()) } else { Err(IndexProblem::Damaged("it has other ids of events than the segment")) }
     }
 
     fn compare_events(&self, logged: &mut Logged) -> Result<(), IndexProblem> {
@@ -129,13 +194,14 @@ impl SealedIndex {
             if event.place != u32::from_le_bytes(get(entry, event::PLACE)) {
                 return Err(IndexProblem::Damaged("it has another place of an event than the segment"));
             }
-            if event.is_removed() {
+            if event.stream == REMOVED {
                 return Ok(());
             }
             let number = u16::from_le_bytes(get(entry, event::KIND));
+            let said = (event.aggregate_type, event.event_type);
             let same = match kinds.get(usize::from(number)) {
-                Some(kind) => *kind == logged.kind(event),
-                None => number == kind::OVERFLOW && !numbered.contains(&logged.kind(event)),
+                Some(kind) => *kind == said,
+                None => number == kind::OVERFLOW && !numbered.contains(&said),
             };
             if same { Ok(()) } else { Err(IndexProblem::Damaged("it has another type of an event than the segment")) }
         })
@@ -146,56 +212,64 @@ impl SealedIndex {
         for number in 0..u32::try_from(self.aggregate_types.count).unwrap_or(u32::MAX) {
             aggregate_types.push(logged.types.number(&self.aggregate_type(number)?));
         }
-        let (shown, mut streams) = (Cell::new(NOTHING), 0);
-        let logged = &*logged;
-        let show_event = |_: &StreamEntry, slot: u32| {
-            let (of, before, removed) = shown.get();
-            let stream = logged.events[slot as usize].stream;
-            if stream == REMOVED && of.is_none() {
-                shown.set((of, before, removed + 1));
-                return Ok(());
-            }
-            if of.is_some_and(|of| of != stream) || before >= Some(slot) {
-                return Err(IndexProblem::Damaged("it has other events of a stream than the segment"));
-            }
-            shown.set((Some(stream), Some(slot), removed));
-            Ok(())
-        };
-        let show = |entry: StreamEntry| {
-            let (of, _, removed) = shown.replace(NOTHING);
-            if of.is_none() && removed > 0 {
-                // All of it was taken out since the index was made.
-                return Ok(());
-            }
-            streams += 1;
-            let stream = of.map(|number| &logged.streams[number as usize]);
-            let entry = StreamEntry { first_version: entry.first_version + u64::from(removed), count: entry.count - removed, ..entry };
-            if stream.is_some_and(|stream| stream.is(&entry, aggregate_types.get(entry.aggregate_type as usize))) {
-                Ok(())
-            } else {
-                Err(IndexProblem::Damaged("it says something else of a stream than the segment"))
-            }
-        };
-        self.check_streams(show_event, show)?;
-        if streams != logged.streams.len() {
+        let mut comparing = ComparingStreams { logged, aggregate_types, shown: Shown::default(), found: 0 };
+        self.check_streams(&mut comparing)?;
+        if comparing.found != logged.streams.len() {
             return Err(IndexProblem::Damaged("it does not have the streams that the segment has"));
         }
         Ok(())
     }
 }
 
-impl LoggedEvent {
-    /// Whether it was taken out: an index that was made before says what it was, one that was made since does not.
-    fn is_removed(&self) -> bool {
-        self.stream == REMOVED
-    }
+/// Compares the streams of an index with those of the log.
+struct ComparingStreams<'a> {
+    logged: &'a mut Logged,
+    /// The numbers of the index' aggregate types among the types that were read.
+    aggregate_types: Vec<u32>,
+    shown: Shown,
+    found: usize,
 }
 
-impl LoggedStream {
-    fn is(&self, entry: &StreamEntry, aggregate_type: Option<&u32>) -> bool {
-        (self.hash, self.first_version, self.count) == (entry.hash, entry.first_version, entry.count)
-            && aggregate_type == Some(&self.aggregate_type)
-            && self.previous_segment.is_none_or(|previous| previous == entry.previous_segment)
+/// What was shown of a stream's events: the first that is left, all that are, and how many were taken out.
+#[derive(Default)]
+struct Shown {
+    first: Option<u32>,
+    left: Tip,
+    removed: u32,
+}
+
+impl StreamVisitor for ComparingStreams<'_> {
+    fn event(&mut self, slot: u32) -> Result<(), IndexProblem> {
+        if self.logged.is_removed(slot) {
+            self.shown.removed += 1;
+        } else {
+            self.shown.first.get_or_insert(slot);
+            self.shown.left.push(slot);
+        }
+        Ok(())
+    }
+
+    fn end_of_stream(&mut self, entry: &StreamEntry) -> Result<(), IndexProblem> {
+        let Shown { first, left, removed } = std::mem::take(&mut self.shown);
+        if first.is_none() && removed > 0 {
+            // All of it was taken out since the index was made.
+            return Ok(());
+        }
+        // Which stream it is, its first event that is left says.
+        let Logged { events, streams, tips, .. } = &mut *self.logged;
+        let number = first.and_then(|slot| events.get(slot as usize)).map_or(REMOVED, |event| event.stream) as usize;
+        let (Some(stream), Some(tip)) = (streams.get_mut(number), tips.get(number)) else { return Err(IndexProblem::Damaged(OTHER_EVENTS)) };
+        if (left.digest, left.count) != (tip.digest, tip.count) || stream.previous_segment.is_some() {
+            return Err(IndexProblem::Damaged(OTHER_EVENTS));
+        }
+        // What is taken out of a stream is always its beginning.
+        let said = (entry.hash, entry.first_version + u64::from(removed), self.aggregate_types.get(entry.aggregate_type as usize));
+        if said != (stream.hash, stream.first_version, Some(&tip.aggregate_type)) {
+            return Err(IndexProblem::Damaged(OTHER_STREAM));
+        }
+        stream.previous_segment = Some(entry.previous_segment);
+        self.found += 1;
+        Ok(())
     }
 }
 
@@ -204,8 +278,8 @@ mod tests {
     use super::*;
     use crate::index::Before;
     use crate::index::part::Part;
+    use crate::index::sealed::Contents;
     use crate::index::sealed::tests::identity;
-    use crate::index::sealed::{Contents, Identity};
     use crate::log::storage::MemoryStorage;
 
     /// The events of a segment as aggregate and event type; the aggregate's name tells its type.
@@ -234,12 +308,16 @@ mod tests {
     /// What the log says, and what its index is made from. Every stream goes on from version 4, in segment 3.
     fn segment() -> (Logged, Contents) {
         let identity = own_identity();
-        let (mut logged, mut part) = (Logged::new(identity.store_id, identity.base_lsn), Part::new(7, identity.base_position));
+        let (mut logged, mut part) = (Logged::new(&identity), Part::new(7, identity.base_position));
         let mut ids = Vec::new();
         let mut numbers = std::collections::HashMap::new();
         for (slot, (aggregate_id, event_type)) in (0_u64..).zip(EVENTS) {
             let (key, aggregate_type) = (key(aggregate_id), &aggregate_id[..5]);
-            let number = *numbers.entry(aggregate_id).or_insert_with(|| logged.add_stream(&key, aggregate_type, 5, Some(3)));
+            let next = u32::try_from(numbers.len()).expect("few");
+            let number = *numbers.entry(aggregate_id).or_insert_with(|| {
+                logged.add_stream(&key, aggregate_type, 5);
+                next
+            });
             let lsn = identity.base_lsn + 200 * slot;
             logged.push(&EventRead { id: id(slot), event_type, lsn, stream: number });
             let stream = part.stream(&key).map_or_else(|| part.add_stream(&key, aggregate_type, Before { version: 4, segment: 3 }), Ok);
@@ -258,9 +336,9 @@ mod tests {
         change(&mut contents);
         let storage = MemoryStorage::new();
         SealedIndex::write(&storage, "x.idx", &contents).expect("memory");
-        let index = SealedIndex::open(&storage, "x.idx", &contents.identity).expect("an index");
+        let mut index = SealedIndex::open(&storage, "x.idx", &contents.identity).expect("an index");
         index.check().expect("sound in itself");
-        match index.compare(&mut logged) {
+        match index.compare(&mut logged, &mut Vec::new()) {
             Ok(()) => "",
             Err(IndexProblem::Damaged(reason)) => reason,
             Err(problem) => panic!("{problem:?}"),
@@ -278,6 +356,17 @@ mod tests {
     }
 
     #[test]
+    fn what_an_index_says_of_the_segments_before_is_told() {
+        let (mut logged, mut contents) = segment();
+        stream_of(&mut contents, "order-2").previous_segment = 2;
+        assert_eq!(logged.previous_segment(0), None);
+        let storage = MemoryStorage::new();
+        SealedIndex::write(&storage, "x.idx", &contents).expect("memory");
+        SealedIndex::open(&storage, "x.idx", &contents.identity).expect("an index").compare(&mut logged, &mut Vec::new()).expect("the same");
+        assert_eq!([0, 1, 2, 3, 4].map(|stream| logged.previous_segment(stream)), [Some(3), Some(2), Some(3), Some(3), None]);
+    }
+
+    #[test]
     fn whatever_else_an_index_says_is_found() {
         let (place, kind) = ("it has another place of an event than the segment", "it has another type of an event than the segment");
         let (events, stream) = ("it has other events of a stream than the segment", "it says something else of a stream than the segment");
@@ -285,9 +374,8 @@ mod tests {
         assert_eq!(difference(|contents| contents.events[0].kind = 1), kind);
         assert_eq!(difference(|contents| contents.events[0].kind = kind::OVERFLOW), kind);
         assert_eq!(difference(|contents| contents.kinds[0].1 = "Paid".to_owned()), kind);
-        assert_eq!(difference(|contents| contents.events[2].id = Some(id(99))), "it has another id of an event than the segment");
+        assert_eq!(difference(|contents| contents.events[2].id = Some(id(99))), "it has other ids of events than the segment");
         assert_eq!(difference(|contents| stream_of(contents, "order-1").first_version = 6), stream);
-        assert_eq!(difference(|contents| stream_of(contents, "order-1").previous_segment = 2), stream);
         assert_eq!(difference(|contents| stream_of(contents, "order-1").hash ^= 1), stream);
         assert_eq!(difference(|contents| stream_of(contents, "order-2").aggregate_type = 1), stream);
         assert_eq!(difference(|contents| contents.aggregate_types[1] = "payer".to_owned()), kind);

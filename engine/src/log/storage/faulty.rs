@@ -6,6 +6,7 @@ mod fault;
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -197,6 +198,11 @@ impl FaultyStorage {
 
     /// Begins an operation: counts it, carries out what is owed, and says whether it is to fail.
     fn begin(&self, kind: OperationKind, name: &str) -> io::Result<(MutexGuard<'_, Machine>, Option<io::Error>)> {
+        self.begin_reading(kind, name, &(0..0))
+    }
+
+    /// Begins an operation that reads these bytes.
+    fn begin_reading(&self, kind: OperationKind, name: &str, bytes: &Range<u64>) -> io::Result<(MutexGuard<'_, Machine>, Option<io::Error>)> {
         let mut machine = self.machine.lock();
         if self.process == BESIDE {
             let reads = matches!(kind, OperationKind::Open | OperationKind::Read | OperationKind::List | OperationKind::Length);
@@ -208,7 +214,7 @@ impl FaultyStorage {
         }
         machine.operations += 1;
         machine.pay()?;
-        let failure = machine.faults.iter_mut().find_map(|fault| fault.strikes(kind, name));
+        let failure = machine.faults.iter_mut().find_map(|fault| fault.strikes(kind, name, bytes));
         Ok((machine, failure.map(|failure| failure.error(kind, name))))
     }
 
@@ -343,7 +349,11 @@ struct FaultyFile {
 
 impl StorageFile for FaultyFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let machine = self.storage.begin_whole(OperationKind::Read, &self.name)?;
+        let bytes = offset..offset + buffer.len() as u64;
+        let (machine, failure) = self.storage.begin_reading(OperationKind::Read, &self.name, &bytes)?;
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
         if machine.mistake == Some(Mistake::IgnoreWatermark) && self.name == WATERMARK {
             return Ok(0);
         }

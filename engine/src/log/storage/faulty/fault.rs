@@ -1,6 +1,7 @@
 //! What can be made to fail, and the mistakes that a harness must notice.
 
 use std::io;
+use std::ops::Range;
 
 /// What is done to a storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -46,6 +47,7 @@ impl Failure {
 pub struct Fault {
     kind: Option<OperationKind>,
     part_of_name: Option<&'static str>,
+    byte: Option<u64>,
     spared: u64,
     lasts: bool,
     failure: Option<Failure>,
@@ -72,6 +74,13 @@ impl Fault {
         self
     }
 
+    /// Only what reads this byte.
+    #[must_use]
+    pub fn at_byte(mut self, byte: u64) -> Self {
+        self.byte = Some(byte);
+        self
+    }
+
     /// The first ones go well.
     #[must_use]
     pub fn after(mut self, count: u64) -> Self {
@@ -93,9 +102,11 @@ impl Fault {
         self
     }
 
-    /// Whether the fault strikes an operation, which it notes.
-    pub(super) fn strikes(&mut self, kind: OperationKind, name: &str) -> Option<Failure> {
-        let matches = self.kind.is_none_or(|wanted| wanted == kind) && self.part_of_name.is_none_or(|part| name.contains(part));
+    /// Whether the fault strikes an operation, which reads these bytes if it reads any; it notes it.
+    pub(super) fn strikes(&mut self, kind: OperationKind, name: &str, bytes: &Range<u64>) -> Option<Failure> {
+        let matches = self.kind.is_none_or(|wanted| wanted == kind)
+            && self.part_of_name.is_none_or(|part| name.contains(part))
+            && self.byte.is_none_or(|byte| bytes.contains(&byte));
         if !matches || self.is_over {
             return None;
         }
