@@ -222,6 +222,22 @@ fn nothing_is_made_where_there_is_no_store() {
 }
 
 #[test]
+fn verify_never_tells_that_it_has_gone_back() {
+    let (files, _) = three_segments();
+    let files = flip(&files, SECOND, 8 * 10_000);
+    for _ in 0..20 {
+        let mut told = vec![(0, 0)];
+        let report = verify_storage(&holding(&files), |progress| {
+            told.push((progress.position, progress.events));
+            ControlFlow::Continue(())
+        });
+        let report = report.expect("it can be verified");
+        assert!(told.is_sorted() && told.iter().map(|(_, events)| *events).is_sorted(), "{told:?}");
+        assert_eq!((report.damaged_places, told.last()), (1, Some(&(report.last_position.0, report.events))));
+    }
+}
+
+#[test]
 fn verify_can_be_stopped() {
     let (files, _) = three_segments();
     let report = verify_storage(&holding(&files), |_| ControlFlow::Break(())).expect("stopped");
