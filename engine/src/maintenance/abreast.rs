@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use super::files::{Files, Held, Place};
-use super::reading::{Reading, SegmentRead};
+use super::reading::{Counts, Reading, SegmentRead};
 use super::streams::StreamHasher;
 use super::survey::{Item, Reached, survey_one};
 use crate::error::{Error, Result};
@@ -17,6 +17,9 @@ use crate::log::storage::Storage;
 const THREADS_MAX: u64 = 4;
 /// The segments that are being read at the same time are no larger than this together: what is kept of their events is a fifth of it or so.
 const BYTES_MAX: u64 = 1 << 30;
+
+/// How many bytes a thread reads before it tells of them: whoever is woken for it takes the time of one of those that read.
+const TOLD_BYTES: usize = 4 << 20;
 
 /// What a thread tells.
 enum Told {
@@ -159,6 +162,7 @@ impl Reader<'_> {
     /// Reads a segment; nothing if it is not whole.
     fn read(&self, place: usize, header: &SegmentHeader, memory: &mut Vec<u8>) -> Result<Option<Whole>> {
         let (mut reading, mut commit_time, mut is_whole) = (None::<Reading>, None, true);
+        let (mut told, mut bytes) = (Counts::default(), 0);
         let reached = survey_one(self.storage, self.files, place, header, &mut |block| {
             is_whole &= block.items.iter().all(|item| matches!(item, Item::Frame { .. }));
             if !is_whole || self.enough.load(Ordering::Relaxed) {
@@ -172,15 +176,24 @@ impl Reader<'_> {
             if let (None, Some(Item::Frame { header, .. })) = (commit_time, block.items.first()) {
                 commit_time = Some(header.commit_time);
             }
-            let before = reading.counts();
             reading.take_in(&block);
-            let now = reading.counts();
-            let told = Told::Read { events: now.events - before.events, removed: now.removed - before.removed };
-            self.told.send(told).map_err(|_| Error::configuration("nobody listens"))?;
+            bytes += block.bytes.len();
+            if bytes >= TOLD_BYTES {
+                bytes = 0;
+                self.tell(reading.counts(), &mut told)?;
+            }
             Ok(block)
         })?;
         let Some(reading) = reading else { return Ok(None) };
+        self.tell(reading.counts(), &mut told)?;
         let read = reading.end(self.storage, memory)?;
         Ok(Some(Whole { header: *header, commit_time, reached, read }))
+    }
+
+    /// Tells of what was read since the last time.
+    fn tell(&self, read: Counts, told: &mut Counts) -> Result<()> {
+        let more = Told::Read { events: read.events - told.events, removed: read.removed - told.removed };
+        *told = read;
+        self.told.send(more).map_err(|_| Error::configuration("nobody listens"))
     }
 }
