@@ -324,3 +324,86 @@ fn indexes_are_merged_where_streams_have_several_runs_of_versions_in_a_segment()
     copy.close().wait().expect("closed");
     check(&open());
 }
+
+/// The copy has versions 1 to 3 of an aggregate that was deleted at version 7 since.
+fn deleted_further_on(folder: &TempDir) -> (LogStore, LogStore) {
+    let (source, copy) = (LogStore::memory().expect("a store"), open(&folder.path().join("copy")));
+    tell(&source, "a", 3);
+    let head = copy.restore(&history(&source, 0)).expect("restored");
+    tell(&source, "a", 4);
+    source.delete("a".into(), ExpectedVersion::Any).wait().expect("deleted");
+    copy.restore(&history(&source, head.0)).expect("restored");
+    (source, copy)
+}
+
+#[test]
+fn what_is_appended_behind_a_deletion_goes_on_with_its_version_whatever_the_copy_has() {
+    for expected in [ExpectedVersion::Any, ExpectedVersion::NoStream] {
+        for (is_rolled, is_reopened) in [(false, false), (false, true), (true, false), (true, true)] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let (source, mut copy) = deleted_further_on(&folder);
+            let path = folder.path().join("copy");
+            if is_rolled {
+                tell(&source, "b", 40);
+                copy.restore(&history(&source, copy.head().wait().expect("a head").0)).expect("restored");
+            }
+            if is_reopened {
+                copy.close().wait().expect("closed");
+                copy = open(&path);
+            }
+            for store in [&source, &copy] {
+                let event = NewEvent::new("Told", EventData::Protobuf(b"again".to_vec()));
+                let receipts = store.append(AppendBatch::one("a", "Owner", expected, vec![event])).wait().expect("stored");
+                assert_eq!(receipts[0].version, AggregateVersion(8), "{expected:?} {is_rolled} {is_reopened}");
+                tell(store, "a", 1);
+                assert_eq!(versions(store, "a"), [8, 9]);
+            }
+            copy.scavenge(Extent::Everything, go_on).expect("scavenged");
+            assert_eq!(versions(&copy, "a"), [8, 9]);
+            copy.close().wait().expect("closed");
+            assert_eq!(versions(&open(&path), "a"), [8, 9]);
+            assert!(verify(&path, go_on).expect("verified").is_sound());
+        }
+    }
+}
+
+#[test]
+fn a_copy_that_lacks_versions_before_a_deletion_is_salvaged_as_it_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (source, copy) = deleted_further_on(&folder);
+    tell(&source, "a", 1);
+    copy.restore(&history(&source, copy.head().wait().expect("a head").0)).expect("restored");
+    assert_eq!((versions(&source, "a"), versions(&copy, "a")), (vec![8], vec![8]));
+    copy.close().wait().expect("closed");
+    let salvaged = folder.path().join("salvaged");
+    let report = salvage(folder.path().join("copy"), &salvaged, go_on).expect("salvaged");
+    assert_eq!((report.lost.len(), report.streams.len()), (0, 0), "{report:?}");
+    assert_eq!(versions(&open(&salvaged), "a"), [8]);
+}
+
+#[test]
+fn an_aggregate_whose_deletion_a_fork_does_not_know_goes_on_behind_what_its_limits_have_left_out() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(&folder.path().join("store"));
+    tell(&store, "a", 5);
+    store.set_retention("a".into(), Retention::new().max_count(2)).wait().expect("limited");
+    store.set_retention("a".into(), Retention::new()).wait().expect("no longer limited");
+    tell(&store, "b", 1);
+    let at = store.head().wait().expect("a head");
+    store.delete("a".into(), ExpectedVersion::Any).wait().expect("deleted");
+    store.scavenge(Extent::Everything, go_on).expect("scavenged");
+    let path = folder.path().join("fork");
+    fork(&store, &path, Some(at)).expect("forked");
+    let mut forked = open(&path);
+    assert!(versions(&forked, "a").is_empty());
+    for version in [4, 5, 6] {
+        let event = NewEvent::new("Told", EventData::Protobuf(b"again".to_vec()));
+        let receipts = forked.append(AppendBatch::one("a", "Owner", ExpectedVersion::Any, vec![event])).wait().expect("stored");
+        assert_eq!(receipts[0].version, AggregateVersion(version));
+    }
+    assert_eq!(versions(&forked, "a"), [4, 5, 6]);
+    forked.close().wait().expect("closed");
+    forked = open(&path);
+    assert_eq!(versions(&forked, "a"), [4, 5, 6]);
+    assert!(verify(&path, go_on).expect("verified").is_sound());
+}

@@ -17,6 +17,7 @@ from eventuali import (
     AggregateTypeError,
     ConfigurationError,
     ConflictError,
+    DivergedError,
     Receipt,
     Retention,
     UnsupportedError,
@@ -218,6 +219,29 @@ def test_a_database_leaves_out_what_its_source_leaves_out(store: EventStore, tmp
             target.append("a", [Counted(by=1)], aggregate_type=Counter, expected_version=5)
         assert target.append("a", [Counted(by=1)], aggregate_type=Counter, expected_version=NO_STREAM).version == 6
         assert versions(target, "a") == [6]
+
+
+@pytest.mark.parametrize("target", ["copy", "sqlite://:memory:"])
+def test_json_lines_go_on_where_all_that_the_target_has_was_deleted(tmp_path: Path, target: str) -> None:
+    lines = tmp_path / "lines"
+    with EventStore.create("memory://") as source, EventStore.create("memory://") as other:
+        source.append("a", [Counted(by=1)], aggregate_type=Counter)
+        other.append("c", [Counted(by=1)], aggregate_type=Counter)
+        with EventStore.create(tmp_path / target if target == "copy" else target) as copied:
+            export_json_lines(source, lines)
+            import_json_lines(lines, copied)
+            source.append("b", [Counted(by=2)], aggregate_type=Counter)
+            source.delete("a")
+            lines.unlink()
+            export_json_lines(source, lines)
+            assert import_json_lines(lines, copied) == Moved(events=2, position=3, complete=True)
+            assert verify(source, copied).equal
+            assert [event.aggregate_id for event in copied.read_all()] == ["b"]
+            assert copied.append("a", [Counted(by=3)], aggregate_type=Counter).version == 2
+        with EventStore.create(tmp_path / "others") as copied:
+            export(other, copied)
+            with pytest.raises(DivergedError, match="has no event there"):
+                import_json_lines(lines, copied)
 
 
 def test_a_database_refuses_limits_that_leave_out_more_and_more_before_anything_is_written(store: EventStore) -> None:

@@ -153,7 +153,7 @@ impl Index {
     }
 
     /// The stream in the active segment's part, where it is made if it is not there; `cold` is what index files say of it, and
-    /// `goes_on_after` the version at which it was deleted, if it was.
+    /// `goes_on_after` the version up to which it is left out for good.
     pub(crate) fn stream_to_append(
         &mut self,
         key: &StreamKey<'_>,
@@ -162,16 +162,16 @@ impl Index {
         goes_on_after: u64,
     ) -> Result<StreamId> {
         if let Some(stream) = self.active.stream(key) {
-            return Ok(stream);
+            // A copy has what came before a deletion that leaves out more than it has.
+            return if self.active.version(stream) < goes_on_after { self.active.stream_behind(stream, goes_on_after) } else { Ok(stream) };
         }
         let before = match self.standing_before(key) {
             Standing::Known(tip) => Before { version: tip.version, segment: tip.segment },
             Standing::Absent => Before::default(),
             Standing::Cold => cold.ok_or_else(|| Error::configuration("a stream was appended to before it was looked up"))?,
         };
-        // Of what was deleted nothing else may be left.
-        let before = if before.version < goes_on_after { Before { version: goes_on_after, segment: 0 } } else { before };
-        self.active.add_stream(key, aggregate_type, before)
+        // Of what was left out nothing may be in the files, or not all.
+        self.active.add_stream(key, aggregate_type, Before { version: before.version.max(goes_on_after), ..before })
     }
 
     /// The stream in the active segment's part where a version of it is restored, whichever versions before are left out; `cold` is what

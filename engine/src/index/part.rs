@@ -152,10 +152,15 @@ impl Part {
         if version <= known || version - known - 1 > self.removed as u64 {
             return Ok(None);
         }
-        let before = Before { version: version - 1, segment: self.sequence };
+        self.stream_behind(stream, version - 1).map(Some)
+    }
+
+    /// A run of a stream's versions that goes on behind one that is not its last here.
+    pub(crate) fn stream_behind(&mut self, stream: StreamId, version: u64) -> Result<StreamId> {
+        let before = Before { version, segment: self.sequence };
         let run = self.streams.add_run(stream, before).ok_or_else(|| full("number of aggregates held in the index"))?;
         self.earlier.insert(run, stream);
-        Ok(Some(run))
+        Ok(run)
     }
 
     /// The kind of an event of a stream.

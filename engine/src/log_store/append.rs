@@ -266,7 +266,7 @@ impl Request {
                 let key = self.key(part);
                 let version = visible_tip(writer, &key)?.map_or(0, |tip| tip.version);
                 // Of a deleted one nothing but its deletion may be left.
-                let deleted_at = writer.with(|deciding| deciding.kept(&key)).map_or(0, |kept| kept.goes_on_after());
+                let deleted_at = writer.with(|deciding| deciding.kept(&key)).map_or(0, |kept| kept.after);
                 (Position(writer.visible()), AggregateVersion(version.max(deleted_at)))
             };
             receipts.push(self.receipt(part, position, version));
@@ -346,7 +346,7 @@ impl Deciding {
             // Not by `key`: the entries are written to meanwhile.
             let tenant = if part.aggregate_id == SYSTEM { "" } else { &*request.tenant };
             let key = StreamKey { tenant, aggregate_id: &part.aggregate_id };
-            let goes_on_after = self.kept(&key).map_or(0, |kept| kept.goes_on_after());
+            let goes_on_after = self.kept(&key).map_or(0, |kept| kept.after);
             let cold = request.cold.streams.get(&part.first).map(|cold| cold.before);
             if part.events == 0 {
                 let version = match self.index.standing(&key) {

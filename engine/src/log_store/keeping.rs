@@ -84,14 +84,11 @@ impl Kept {
         }
     }
 
-    /// The version at which the stream was deleted that stands at `version`, if nothing was appended to it since.
+    /// The version at which the stream was deleted that stands at `version`, if nothing was appended to it since. Limits leave its last
+    /// event: where that is not there, its deletion is not known here any more.
     pub(crate) fn deleted_at(&self, version: u64) -> Option<u64> {
-        (self.limits.is_none() && version <= self.after).then_some(self.after)
-    }
-
-    /// The version that the next event of the stream follows at least.
-    pub(crate) fn goes_on_after(&self) -> u64 {
-        if self.limits.is_none() { self.after } else { 0 }
+        let is_deleted = if self.limits.is_none() { version <= self.after } else { version < self.after };
+        is_deleted.then_some(self.after)
     }
 
     /// Whether what is left out stays what it is, whatever is appended and however old it gets.

@@ -308,7 +308,7 @@ impl Salvaging<'_> {
                 self.report.removed += 1;
                 self.note_saved(old.position);
             } else if let Some(version) = self.new_version(&old) {
-                let body = self.new_body(old.body)?;
+                let body = self.new_body(old.body, old.position)?;
                 let body_bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
                 entries.push(RecordEntry { version, body_bytes, body_checksum: checksum(BODY_SEED, &body), ..old.entry });
                 bodies.push(body);
@@ -362,7 +362,7 @@ impl Salvaging<'_> {
     }
 
     /// The body of a record in the new store: what the store's own events say of versions is said of the new ones.
-    fn new_body<'b>(&mut self, body: &'b [u8]) -> Result<Cow<'b, [u8]>> {
+    fn new_body<'b>(&mut self, body: &'b [u8], position: u64) -> Result<Cow<'b, [u8]>> {
         let Ok((old, names)) = Body::parse(body) else { return Ok(Cow::Borrowed(body)) };
         if names.aggregate_id != SYSTEM {
             return Ok(Cow::Borrowed(body));
@@ -371,7 +371,7 @@ impl Salvaging<'_> {
         let before = notice.clone();
         match &mut notice.change {
             Change::Deleted { version, .. } => {
-                self.pass_deleted(&before.key(), *version);
+                self.pass_deleted(&before.key(), *version, position);
                 *version = version.saturating_sub(self.losses.lost_up_to(&before.key(), *version));
             }
             Change::Limited { after, retention } => {
@@ -390,7 +390,7 @@ impl Salvaging<'_> {
     }
 
     /// A stream was deleted at a version: what it lacks up to there was taken out, or is lost.
-    fn pass_deleted(&mut self, key: &StreamKey<'_>, version: u64) {
+    fn pass_deleted(&mut self, key: &StreamKey<'_>, version: u64, position: u64) {
         let stream = self.streams.get(key);
         let missing = version.saturating_sub(stream.old);
         if missing == 0 || version == u64::MAX {
@@ -398,7 +398,8 @@ impl Salvaging<'_> {
         }
         let first = stream.old + 1;
         stream.old = version;
-        if !stream.is_saved && missing <= self.unattributed {
+        let may_be_taken_out = !stream.is_saved || self.losses.is_nothing_before(position);
+        if may_be_taken_out && missing <= self.unattributed {
             self.unattributed -= missing;
             stream.new += missing;
         } else {

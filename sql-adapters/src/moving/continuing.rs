@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use eventuali::{Error, Event, HistoryItem, Position, ReadAll, Result};
+use eventuali::{Change, Error, Event, HistoryItem, Notice, Position, ReadAll, Result};
 
 use super::differing::differing;
 use super::source::{Source, has_left_out, leaves_out};
@@ -10,6 +10,9 @@ use crate::config::Store;
 
 /// How many of the target's last events are looked at for one that both have.
 const LOOKED_AT: u64 = 256;
+
+/// How much that is new to the target is held back until the source says that it has left those events out.
+const HELD: usize = 100_000;
 
 /// A target whose events are found to be the source's, or are compared while the source is read.
 pub(super) struct Continued {
@@ -19,8 +22,9 @@ pub(super) struct Continued {
     from: u64,
     /// The target's last events by position, where only reading the source tells whether they are its.
     to_compare: HashMap<u64, Event>,
-    /// Whether one of them was found there, or there are none.
+    /// Whether one of them was found there, or was left out there by what it says, or there are none.
     is_certain: bool,
+    held: Vec<HistoryItem>,
 }
 
 impl Continued {
@@ -29,7 +33,7 @@ impl Continued {
     /// # Errors
     /// [`Diverged`](Error::Diverged) if they are not.
     pub(super) fn find(source: &dyn Source<'_>, target: &Store, head: u64, is_named: bool) -> Result<Self> {
-        let mut continued = Self { target: target.shown(), head, from: head + 1, to_compare: HashMap::new(), is_certain: true };
+        let mut continued = Self { target: target.shown(), head, from: head + 1, to_compare: HashMap::new(), is_certain: true, held: Vec::new() };
         let last = ReadAll::new().before(Position(head.saturating_add(1))).include_system().backwards();
         let Some(store) = source.store() else {
             for event in target.as_dyn().read_all(last.limit(LOOKED_AT)) {
@@ -37,7 +41,7 @@ impl Continued {
                 continued.from = event.position().0;
                 continued.to_compare.insert(continued.from, event);
             }
-            continued.is_certain = continued.to_compare.is_empty();
+            continued.is_certain = is_named || continued.to_compare.is_empty();
             return Ok(continued);
         };
         let mut left_out = None;
@@ -64,22 +68,39 @@ impl Continued {
         self.from
     }
 
-    /// Compares what the target has already; gives back what is new to it.
-    pub(super) fn pass(&mut self, item: HistoryItem) -> Result<Option<HistoryItem>> {
-        if let HistoryItem::Event(event) = &item
-            && let Some(shown) = self.to_compare.remove(&event.position().0)
-        {
-            self.compare(&shown, event)?;
-            self.is_certain = true;
+    /// Compares what the target has already, and puts out what is new to it.
+    pub(super) fn pass(&mut self, item: HistoryItem, new: &mut Vec<HistoryItem>) -> Result<()> {
+        if let HistoryItem::Event(event) = &item {
+            if let Some(shown) = self.to_compare.remove(&event.position().0) {
+                self.compare(&shown, event)?;
+                self.is_certain = true;
+            }
+            self.is_certain = self.is_certain || self.says_what_is_left_out(event)?;
         }
         if item.last().0 <= self.head {
-            return Ok(None);
+            return Ok(());
         }
-        self.end()?;
-        Ok(Some(match item {
+        self.held.push(match item {
             HistoryItem::LeftOut { first, last } => HistoryItem::LeftOut { first: first.max(Position(self.head + 1)), last },
             event @ HistoryItem::Event(_) => event,
-        }))
+        });
+        if self.is_certain {
+            new.append(&mut self.held);
+        } else if self.held.len() > HELD {
+            return self.end();
+        }
+        Ok(())
+    }
+
+    /// Whether an event of the source says that it leaves out one that the target shows, and that was not found there.
+    fn says_what_is_left_out(&self, event: &Event) -> Result<bool> {
+        let Some(notice) = Notice::of_event(event)? else { return Ok(false) };
+        let up_to = match notice.change {
+            Change::Deleted { version, .. } => version,
+            Change::Limited { after, .. } => after,
+        };
+        let key = (&*notice.tenant, &*notice.aggregate_id);
+        Ok(self.to_compare.values().any(|shown| (shown.tenant(), shown.aggregate_id()) == key && shown.version().0 <= up_to))
     }
 
     /// Whether the target's events are known to be the source's, of which all is read that the target has.

@@ -139,9 +139,12 @@ fn pass(source: &mut dyn Source<'_>, target: &Store, run: &mut Run, progress: &m
     let mut continued = Continued::find(source, target, head, known.is_some())?;
     let mut chunk = Chunk::default();
     let from_store = source.store();
+    let mut new = Vec::new();
     for batch in source.read_from(continued.from())? {
         for item in batch? {
-            let Some(item) = continued.pass(item)? else { continue };
+            continued.pass(item, &mut new)?;
+        }
+        for item in new.drain(..) {
             limits::check(&item, from_store, target)?;
             let next = run.position + chunk.positions + 1;
             if item.first().0 != next {
