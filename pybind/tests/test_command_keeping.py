@@ -143,3 +143,25 @@ def test_no_loss_is_accepted_of_a_store_that_is_whole(orders: Path, tmp_path: Pa
     assert not (tmp_path / "nothing").exists()
     with EventStore.create(orders) as store:
         assert store.head() == 10
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("delete", "ADDRESS", "a"),
+        ("set-retention", "ADDRESS", "a", "--max-count", 1),
+        ("rebuild-manifest", "ADDRESS"),
+        ("accept-loss", "ADDRESS"),
+        ("scavenge", "ADDRESS"),
+        ("compress", "ADDRESS"),
+        ("check", "ADDRESS"),
+        ("salvage", "ADDRESS", "saved"),
+    ],
+)
+def test_what_is_done_to_files_is_refused_for_databases_by_name(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    for address in (f"sqlite://{tmp_path}/a.db", "postgresql://me:secret@localhost/a", "memory://"):
+        refused = command(*[address if argument == "ADDRESS" else argument for argument in arguments])
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "the directory of a store is expected" in refused.stderr
+        assert "secret" not in refused.stderr
+    assert not list(tmp_path.iterdir())

@@ -27,7 +27,7 @@ pub(super) const DAMAGE_MAX: usize = 100_000;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct VerifyReport {
-    /// How many events are whole.
+    /// How many events are whole: with the store's own, and with those that are left out and not taken out.
     pub events: u64,
     /// How many events were taken out after they had been deleted or had passed their limits; they are no loss.
     pub removed: u64,
@@ -61,7 +61,7 @@ impl VerifyReport {
 /// versions, manifest against segments, the digests of a backup, index files against segments, merged runs of them against them, and the watermark. It goes on
 /// behind damage, and reports every damaged place. An index file that is missing is no damage: it is made again from its segment.
 ///
-/// It takes no lock and changes nothing. What a writer has appended behind the durable mark of the watermark is counted
+/// It takes no lock, does not look at `LOCK`, and changes nothing. What a writer has appended behind the durable mark of the watermark is counted
 /// where it is whole and judged only where something later proves that it was on disk. `progress` is told from time to
 /// time how far it is, and can stop it.
 ///

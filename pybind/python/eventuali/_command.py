@@ -18,6 +18,7 @@ from eventuali import _command_keeping
 from eventuali._maintenance import Damage, KeptRange, LostRange
 from eventuali._moving import MirrorStatus, Moved, Progress, Verified, lines_read_from, request_for
 from eventuali._opening import OpenRequest, core_of
+from eventuali._places import names_database
 from eventuali.errors import ConfigurationError, DivergedError, EventualiError, ForkPositionError, StoreLockedError
 from eventuali.sync import (
     EventStore,
@@ -37,11 +38,20 @@ A password need not stand on the command line: Postgres takes it from PGPASSWORD
 
 exit status:
   0    everything was moved, and is equal (verify: is equal)
-  1    it could not be finished, and the message says why; run it again to go on from there (check: there is damage;
-       salvage: events are lost)
-  2    the arguments cannot be used, or not with this server; nothing was done (accept-loss: it was not confirmed)
+  1    it could not be finished, and the message says why; run it again to go on from there
+  2    the arguments cannot be used, or not with this server; nothing was done
   3    the stores differ: the target holds other events, or verifying found a difference
   130  stopped by Ctrl-C after a whole transaction; run it again to go on from there
+  143  the same, by SIGTERM
+"""
+_FILES_EPILOG = """
+These are directories of stores: ./orders.
+
+exit status:
+  0    it was done (check: nothing is damaged; salvage: nothing is lost)
+  1    it could not be done, or not to the end, and the message says why (check: there is damage; salvage: events are lost)
+  2    the arguments cannot be used; nothing was done (accept-loss: it was not confirmed)
+  130  stopped by Ctrl-C; run it again
   143  the same, by SIGTERM
 """
 # How often a terminal's line is written anew, and how often there is a line elsewhere.
@@ -100,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, does: str, carry_out: Callable[[argparse.Namespace, Screen], int], *names: str) -> _Parser:
-        added = files(name, does, carry_out, *names)
+        added = add(name, does, carry_out, _EPILOG, *names)
         for positional in names:
             if positional != "FILE":
                 default = "stored_events" if positional == "APPLICATION" else "events"
@@ -112,13 +122,19 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     def files(name: str, does: str, carry_out: Callable[[argparse.Namespace, Screen], int], *names: str) -> _Parser:
+        return add(name, does, carry_out, _FILES_EPILOG, *names)
+
+    def add(
+        name: str, does: str, carry_out: Callable[[argparse.Namespace, Screen], int], epilog: str, *names: str
+    ) -> _Parser:
         added = commands.add_parser(
-            name, help=does, description=does, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+            name, help=does, description=does, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         added.set_defaults(carry_out=carry_out)
         for positional in names:
+            told = _HELP.get(f"{name} {positional}", _HELP[positional])
             added.add_argument(
-                positional.lower(), metavar=positional, help=_HELP.get(f"{name} {positional}", _HELP[positional])
+                positional.lower(), metavar=positional, help=told, type=_directory if positional == "PATH" else str
             )
         return added
 
@@ -161,6 +177,12 @@ def _parser() -> argparse.ArgumentParser:
     files("check", "read every byte of a store's files, and name every damaged place", _check, "PATH")
     files("salvage", "write what can be saved of a damaged store to a new one", _salvage, "PATH", "TARGET")
     return parser
+
+
+def _directory(text: str) -> str:
+    if names_database(text):
+        raise argparse.ArgumentTypeError("the directory of a store is expected, and this names a database or memory")
+    return text
 
 
 _HELP = {

@@ -155,7 +155,7 @@ class VerifyReport:
     """What verifying the files of a store found."""
 
     events: int
-    """How many events are whole."""
+    """How many events are whole: with the store's own, and with those that are left out and not taken out."""
 
     removed: int
     """How many events were taken out after they had been deleted or had passed their limits; they are no loss."""

@@ -38,6 +38,12 @@ def shown(place: str, *, is_path: bool) -> str:
     return "…" if _MAY_BE_SECRET.search(place) else place
 
 
+def names_database(place: str) -> bool:
+    """Whether it begins as the URL of something else than a directory."""
+    begins = _BEGINS_AS_URL.match(place)
+    return begins is not None and not begins[0].lower().startswith("eventuali:")
+
+
 def require_path(path: object) -> None:
     """A path that the system can have, and that is no connection string: it may hold a password, and is not shown."""
     if not isinstance(path, str):
