@@ -4,6 +4,7 @@ import asyncio
 import copy
 import pickle
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,38 @@ def test_json_lines_go_on_where_all_that_the_target_has_was_deleted(tmp_path: Pa
             export(other, copied)
             with pytest.raises(DivergedError, match="has no event there"):
                 import_json_lines(lines, copied)
+
+
+def test_what_is_left_out_is_left_out_from_store_to_store(store: EventStore, tmp_path: Path) -> None:
+    places: list[str | Path] = [
+        f"sqlite://{tmp_path}/one.db",
+        "sqlite://:memory:",
+        tmp_path / "copy",
+        f"sqlite://{tmp_path}/two.db",
+    ]
+    chain = [EventStore.create(place) for place in places]
+
+    def move() -> list[tuple[str, int]]:
+        for source, target in pairwise([store, *chain]):
+            export(source, target)
+            assert verify(source, target).equal
+        shown = [
+            [(event.aggregate_id, event.aggregate_version) for event in place.read_all()] for place in [store, *chain]
+        ]
+        assert all(events == shown[0] for events in shown)
+        return shown[0]
+
+    store.delete("a")
+    assert move() == [("b", 1), ("b", 2), ("b", 3)]
+    store.append("a", [Counted(by=6)], aggregate_type=Counter)
+    store.set_retention("b", truncate_before=3)
+    store.scavenge()
+    assert move() == [("b", 3), ("a", 6)]
+    store.delete("b")
+    assert move() == [("a", 6)]
+    for place in [store, *chain]:
+        assert place.append("b", [Counted(by=1)], aggregate_type=Counter, expected_version=NO_STREAM).version == 4
+        place.close()
 
 
 def test_a_database_refuses_limits_that_leave_out_more_and_more_before_anything_is_written(store: EventStore) -> None:
