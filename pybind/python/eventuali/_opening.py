@@ -104,8 +104,9 @@ def require_act(act: object) -> None:
 
 def summary(name: str, core: EventStoreCore) -> str:
     """A store in one line."""
-    state = "closed" if core.closed else "open"
-    return f"<{name} {core.place}, {core.capabilities().durability or 'only read'}, {state}>"
+    if core.closed:
+        return f"<{name} {core.place}, closed>"
+    return f"<{name} {core.place}, {core.capabilities().durability or 'only read'}, open>"
 
 
 def html_summary(name: str, core: EventStoreCore) -> str:
@@ -115,7 +116,7 @@ def html_summary(name: str, core: EventStoreCore) -> str:
         "store": core.place,
         "state": "closed" if core.closed else "open",
         "backend": capabilities.backend,
-        "durability": capabilities.durability or "only read",
+        "durability": "" if core.closed else capabilities.durability or "only read",
         "writable": capabilities.writable,
     }
     if report is not None:

@@ -217,7 +217,7 @@ class EventStore:
             ...     await store.close()
             ...     return repr(store)
             >>> asyncio.run(main())
-            '<EventStore memory://, memory, closed>'
+            '<EventStore memory://, closed>'
 
             A reader follows the writer of a directory, in this process or in another one:
 

@@ -81,6 +81,10 @@ fn known_loops(py: Python<'_>) -> PyResult<Vec<Bound<'_, EventLoop>>> {
     let mut known = Vec::new();
     for reference in all.call_method0("keyrefs")?.try_iter()? {
         let event_loop = reference?.call0()?;
+        if event_loop.is_none() {
+            // It is gone since.
+            continue;
+        }
         if let Ok(found) = all.call_method1(intern!(py, "get"), (event_loop,))?.cast_into::<EventLoop>() {
             known.push(found);
         }

@@ -29,7 +29,8 @@ impl<D> Clone for SqlStore<D> {
 }
 
 struct Inner<D> {
-    requests: mpsc::UnboundedSender<Request>,
+    /// Dropping it wakes the writer, which a forked child must not do.
+    requests: Within<mpsc::UnboundedSender<Request>>,
     gate: Arc<Gate>,
     /// Up to here everything was on disk at the last sync, where not every commit waits for the disk.
     synced: Arc<AtomicU64>,
@@ -49,6 +50,7 @@ impl<D: Database> SqlStore<D> {
         let synced = Arc::new(AtomicU64::new(0));
         // The writer ends when the last sender is gone.
         remote.begin_writing(write(Arc::clone(&database), received, Arc::clone(&gate), Arc::clone(&synced)));
+        let requests = Within::new(requests, &remote);
         Ok(Self { inner: Arc::new(Inner { requests, gate, synced, closed: AtomicBool::new(false), database, remote }) })
     }
 

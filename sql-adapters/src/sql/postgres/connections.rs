@@ -115,5 +115,6 @@ fn shown(connect: &PgConnectOptions) -> String {
         Some(socket) => socket.display().to_string(),
         None => format!("{}:{}", connect.get_host(), connect.get_port()),
     };
-    format!("postgresql://{host}/{}", connect.get_database().unwrap_or(connect.get_username()))
+    // Without a name it is that of the user, which is where a password may have been written by mistake.
+    connect.get_database().map_or_else(|| format!("postgresql://{host}"), |database| format!("postgresql://{host}/{database}"))
 }
