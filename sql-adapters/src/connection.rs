@@ -88,6 +88,11 @@ fn parse_directory_url(rest: &str) -> Result<Place> {
             "an eventuali:// URL has neither query nor fragment; options are given when the store is opened, and a ? or # of the path is written %3F or %23",
         ));
     }
+    if rest.contains('@') {
+        return Err(Error::configuration(
+            "an eventuali:// URL has no user and no host (not shown, because it may hold a password); an @ of the path is written %40",
+        ));
+    }
     let path = decoded("an eventuali://", rest)?;
     if path.chars().all(|character| character == '/') {
         return Err(Error::configuration("an eventuali:// URL names a directory, as in eventuali:///var/lib/orders"));
