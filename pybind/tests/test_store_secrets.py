@@ -82,6 +82,8 @@ def _elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @given(st.one_of(BARE, URLS, URLS.map(Path)))
 @example(f"postgresql://{MARKER}%40@host")
 @example(f"eventuali:///{MARKER}@host/db")
+@example(f"eventuali:///host/db;password={MARKER}")
+@example(f"eventuali:///app:{MARKER}")
 def test_no_repr_and_no_error_shows_what_may_be_a_password(place: str | Path) -> None:
     for shown in everything_shown_of(place):
         assert MARKER not in shown

@@ -88,9 +88,9 @@ fn parse_directory_url(rest: &str) -> Result<Place> {
             "an eventuali:// URL has neither query nor fragment; options are given when the store is opened, and a ? or # of the path is written %3F or %23",
         ));
     }
-    if rest.contains('@') {
+    if rest.contains([':', '@', '=', '&', ';']) {
         return Err(Error::configuration(
-            "an eventuali:// URL has no user and no host (not shown, because it may hold a password); an @ of the path is written %40",
+            "an eventuali:// URL has no user, host or options (not shown, because it may hold a password); of the path a : is written %3A, @ %40, = %3D, & %26 and ; %3B",
         ));
     }
     let path = decoded("an eventuali://", rest)?;
