@@ -84,6 +84,7 @@ def _elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @example(f"eventuali:///{MARKER}@host/db")
 @example(f"eventuali:///host/db;password={MARKER}")
 @example(f"eventuali:///app:{MARKER}")
+@example(f"postgresql://host/db;password={MARKER}")
 def test_no_repr_and_no_error_shows_what_may_be_a_password(place: str | Path) -> None:
     for shown in everything_shown_of(place):
         assert MARKER not in shown

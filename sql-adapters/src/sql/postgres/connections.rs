@@ -116,5 +116,11 @@ fn shown(connect: &PgConnectOptions) -> String {
         None => format!("{}:{}", connect.get_host(), connect.get_port()),
     };
     // Without a name it is that of the user, which is where a password may have been written by mistake.
-    connect.get_database().map_or_else(|| format!("postgresql://{host}"), |database| format!("postgresql://{host}/{database}"))
+    match connect.get_database() {
+        None => format!("postgresql://{host}"),
+        Some(database) if database.contains([':', '@', '=', '&', ';', '?', '#']) || database.contains(char::is_whitespace) => {
+            format!("postgresql://{host}/…")
+        }
+        Some(database) => format!("postgresql://{host}/{database}"),
+    }
 }
