@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from eventuali import ConfigurationError, EventStore, EventStoreConfig, EventualiError
@@ -79,6 +79,7 @@ def _elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@settings(derandomize=True)
 @given(st.one_of(BARE, URLS, URLS.map(Path)))
 @example(f"postgresql://{MARKER}%40@host")
 @example(f"eventuali:///{MARKER}@host/db")
