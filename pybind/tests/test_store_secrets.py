@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from eventuali import ConfigurationError, EventStore, EventStoreConfig, EventualiError
@@ -79,13 +79,13 @@ def _elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@settings(derandomize=True)
 @given(st.one_of(BARE, URLS, URLS.map(Path)))
 @example(f"postgresql://{MARKER}%40@host")
 @example(f"eventuali:///{MARKER}@host/db")
 @example(f"eventuali:///host/db;password={MARKER}")
 @example(f"eventuali:///app:{MARKER}")
 @example(f"postgresql://host/db;password={MARKER}")
+@example(f"sqlite://{MARKER}@host/db")
 def test_no_repr_and_no_error_shows_what_may_be_a_password(place: str | Path) -> None:
     for shown in everything_shown_of(place):
         assert MARKER not in shown

@@ -88,16 +88,22 @@ fn parse_directory_url(rest: &str) -> Result<Place> {
             "an eventuali:// URL has neither query nor fragment; options are given when the store is opened, and a ? or # of the path is written %3F or %23",
         ));
     }
-    if rest.contains([':', '@', '=', '&', ';']) {
-        return Err(Error::configuration(
-            "an eventuali:// URL has no user, host or options (not shown, because it may hold a password); of the path a : is written %3A, @ %40, = %3D, & %26 and ; %3B",
-        ));
-    }
+    check_for_secrets("an eventuali://", rest)?;
     let path = decoded("an eventuali://", rest)?;
     if path.chars().all(|character| character == '/') {
         return Err(Error::configuration("an eventuali:// URL names a directory, as in eventuali:///var/lib/orders"));
     }
     Ok(Place::Directory(PathBuf::from(path)))
+}
+
+/// A path that is shown in errors must not be what somebody wrote a password in.
+fn check_for_secrets(what: &str, path: &str) -> Result<()> {
+    if path.contains([':', '@', '=', '&', ';']) {
+        return Err(Error::configuration(format!(
+            "{what} URL has no user, host or options (not shown, because it may hold a password); of the path a : is written %3A, @ %40, = %3D, & %26 and ; %3B"
+        )));
+    }
+    Ok(())
 }
 
 /// `sqlite://relative.db`, `sqlite:///absolute.db` or `sqlite://:memory:`, percent-encoded, without query and fragment.
@@ -110,6 +116,7 @@ fn parse_sqlite_url(rest: &str) -> Result<Place> {
             "a sqlite:// URL has neither query nor fragment; options are given when the store is opened, and a ? or # of the path is written %3F or %23",
         ));
     }
+    check_for_secrets("a sqlite://", rest)?;
     let path = decoded("a sqlite://", rest)?;
     if path.is_empty() || path.ends_with('/') {
         return Err(Error::configuration(
