@@ -87,6 +87,27 @@ struct EventPart {
 }
 
 impl Request {
+    /// A request without events.
+    fn empty(tenant: String, durability: Durability) -> Self {
+        Self {
+            tenant,
+            streams: Vec::new(),
+            events: Vec::new(),
+            event_types: Vec::new(),
+            entries: Vec::new(),
+            frame: Vec::new(),
+            bodies_start: 0,
+            durability,
+            absent_up_to: 0,
+            to_look: Vec::new(),
+            looking_up_to: 0,
+            cold: Cold::default(),
+            known: None,
+            control: None,
+            restoring: None,
+        }
+    }
+
     /// Checks all that can be checked without the log, and encodes the records.
     pub(crate) fn new(batch: AppendBatch, durability: Durability) -> Result<Self> {
         let AppendBatch { tenant, streams: appends } = batch;
@@ -98,19 +119,10 @@ impl Request {
         let mut request = Self {
             streams: Vec::with_capacity(appends.len()),
             events: Vec::with_capacity(count),
-            event_types: Vec::new(),
             entries: Vec::with_capacity(count),
             frame: Vec::with_capacity((bodies_start + bodies_bytes(&tenant, &appends)).next_multiple_of(FRAME_ALIGN)),
             bodies_start,
-            durability,
-            absent_up_to: 0,
-            to_look: Vec::new(),
-            looking_up_to: 0,
-            cold: Cold::default(),
-            known: None,
-            control: None,
-            restoring: None,
-            tenant,
+            ..Self::empty(tenant, durability)
         };
         request.frame.resize(bodies_start, 0);
         for mut stream in appends {

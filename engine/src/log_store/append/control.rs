@@ -12,7 +12,6 @@ use crate::error::{Error, Result};
 use crate::event::StreamKey;
 use crate::log::format::{RecordEntry, events_frame_room};
 use crate::log::writer::{Decision, Place, Writer};
-use crate::log_store::append::cold::Cold;
 use crate::log_store::keeping::{Kept, first_live};
 use crate::log_store::read::visible_tip;
 use crate::retention::{Change, Notice, Retention, SYSTEM};
@@ -73,23 +72,8 @@ impl Request {
             events,
             first,
         };
-        Ok(Self {
-            tenant,
-            streams: vec![part(aggregate_id, "", 0, 0), part(SYSTEM.to_owned(), SYSTEM, 1, 1)],
-            events: Vec::new(),
-            event_types: Vec::new(),
-            entries: Vec::new(),
-            frame: Vec::new(),
-            bodies_start: 0,
-            durability,
-            absent_up_to: 0,
-            to_look: Vec::new(),
-            looking_up_to: 0,
-            cold: Cold::default(),
-            known: None,
-            control: Some(control),
-            restoring: None,
-        })
+        let streams = vec![part(aggregate_id, "", 0, 0), part(SYSTEM.to_owned(), SYSTEM, 1, 1)];
+        Ok(Self { streams, control: Some(control), ..Self::empty(tenant, durability) })
     }
 
     /// Encodes the event for what the aggregate was found to be, if that was asked for.

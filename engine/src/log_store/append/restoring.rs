@@ -10,7 +10,6 @@ use crate::event::{Event, StreamKey, Timestamp};
 use crate::index::{Before, KindId, Standing};
 use crate::log::format::{BATCH_EVENTS_MAX, BODY_SEED, RecordEntry, checksum, events_frame_room, frame_header, record_entry};
 use crate::log::writer::{Decision, Place, Writer};
-use crate::log_store::append::cold::Cold;
 use crate::log_store::restoring::HistoryItem;
 use crate::retention::{Notice, SYSTEM};
 use crate::store::Durability;
@@ -90,23 +89,7 @@ impl Request {
     pub(crate) fn restoring(items: &[HistoryItem], durability: Durability) -> Result<Self> {
         let first = items.first().map_or(0, |item| item.first().0);
         let mut restoring = Restoring { first, records: Vec::new(), notice: None };
-        let mut request = Self {
-            tenant: String::new(),
-            streams: Vec::new(),
-            events: Vec::new(),
-            event_types: Vec::new(),
-            entries: Vec::new(),
-            frame: Vec::new(),
-            bodies_start: 0,
-            durability,
-            absent_up_to: 0,
-            to_look: Vec::new(),
-            looking_up_to: 0,
-            cold: Cold::default(),
-            known: None,
-            control: None,
-            restoring: None,
-        };
+        let mut request = Self::empty(String::new(), durability);
         let mut bodies: Vec<&[u8]> = Vec::new();
         for item in items {
             match item {
